@@ -1,0 +1,96 @@
+using System.Diagnostics;
+using System.Net;
+using System.Net.Sockets;
+using System.Text;
+
+namespace Purse.Load;
+
+/// <summary>
+/// Single transfers over HTTP/1.1, each connection sending the next when it has the answer to the last. Bare sockets: on two cores a full
+/// HTTP client would take from the server what it is meant to measure.
+/// </summary>
+public static class HttpLoad
+{
+    public static async Task<Measured> RunAsync(string name, Uri server, long transfers, int accounts, int connections, Action<double> progress)
+    {
+        int perConnection = (int)(transfers / connections);
+        long[] latencies = new long[perConnection * connections];
+        long refused = 0, done = 0;
+        Stopwatch watch = Stopwatch.StartNew();
+        await Task.WhenAll(Enumerable.Range(0, connections).Select(c => Task.Run(async () =>
+        {
+            Random random = new(c);
+            using Connection connection = await Connection.OpenAsync(server);
+            for (int i = 0; i < perConnection; i++)
+            {
+                int from = random.Next(accounts), to = (from + 1 + random.Next(accounts - 1)) % accounts;
+                long started = Stopwatch.GetTimestamp();
+                int status = await connection.PostAsync(
+                    "/v1/wallet/balance_transfer",
+                    $$"""{"from_account":"account-{{from}}","to_account":"account-{{to}}","amount":"0.{{1 + random.Next(99):00}}","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}""");
+                latencies[c * perConnection + i] = Stopwatch.GetTimestamp() - started;
+                if (status != 200) Interlocked.Increment(ref refused);
+                if (i % 256 == 0) progress((double)Interlocked.Add(ref done, 256) / transfers);
+            }
+        })));
+        return Measured.From(name, (long)perConnection * connections, connections, 1, watch.Elapsed, latencies, refused);
+    }
+
+    /// <summary>Opens the accounts a load moves money between, each with a deposit.</summary>
+    public static async Task OpenAccountsAsync(Uri server, int accounts)
+    {
+        using Connection connection = await Connection.OpenAsync(server);
+        for (int i = 0; i < accounts; i++)
+        {
+            int opened = await connection.PostAsync("/v1/wallet/accounts", $$"""{"account":"account-{{i}}"}""");
+            int deposited = await connection.PostAsync(
+                "/v1/wallet/balance_transfer",
+                $$"""{"from_account":"@world","to_account":"account-{{i}}","amount":"1000000","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}""");
+            if (opened is not (200 or 201) || deposited != 200) throw new IOException($"account-{i} could not be opened (HTTP {opened}, {deposited}).");
+        }
+    }
+
+    sealed class Connection : IDisposable
+    {
+        readonly Socket _socket = new(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+        readonly byte[] _out = new byte[2048];
+        readonly byte[] _in = new byte[8192];
+        string _host = "";
+
+        public static async Task<Connection> OpenAsync(Uri server)
+        {
+            Connection connection = new() { _host = server.Authority };
+            await connection._socket.ConnectAsync(new IPEndPoint(IPAddress.Parse(server.Host), server.Port));
+            return connection;
+        }
+
+        /// <summary>The status of the answer, whose body is read and dropped.</summary>
+        public async ValueTask<int> PostAsync(string path, string body)
+        {
+            int length = Encoding.ASCII.GetBytes($"POST {path} HTTP/1.1\r\nHost: {_host}\r\nContent-Type: application/json\r\nContent-Length: {body.Length}\r\n\r\n{body}", _out);
+            await _socket.SendAsync(_out.AsMemory(0, length), SocketFlags.None);
+            int received = 0;
+            while (true)
+            {
+                int n = await _socket.ReceiveAsync(_in.AsMemory(received), SocketFlags.None);
+                if (n == 0) throw new IOException("The server closed the connection.");
+                received += n;
+                if (IsWhole(_in.AsSpan(0, received))) return (_in[9] - '0') * 100 + (_in[10] - '0') * 10 + (_in[11] - '0');
+            }
+        }
+
+        static bool IsWhole(ReadOnlySpan<byte> answer)
+        {
+            int end = answer.IndexOf("\r\n\r\n"u8);
+            if (end < 0) return false;
+            ReadOnlySpan<byte> head = answer[..end];
+            int at = head.IndexOf("Content-Length: "u8);
+            if (at < 0) return answer.EndsWith("0\r\n\r\n"u8);
+            int length = 0;
+            for (int i = at + 16; i < head.Length && char.IsAsciiDigit((char)head[i]); i++) length = length * 10 + (head[i] - '0');
+            return answer.Length >= end + 4 + length;
+        }
+
+        public void Dispose() => _socket.Dispose();
+    }
+}

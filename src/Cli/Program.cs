@@ -1,0 +1,28 @@
+using System.CommandLine;
+using System.Text;
+using Purse.Cli;
+
+Console.OutputEncoding = Encoding.UTF8;
+RootCommand root = new("A digital-wallet ledger server: money moves between accounts, every change is an event, nothing is lost.")
+{
+    ServeCommand.Create(),
+    DemoCommand.Create(),
+    WalletCommands.Account(),
+    WalletCommands.Transfer(),
+    WalletCommands.Balance(),
+    WalletCommands.History(),
+    JournalCommands.Replay(),
+    JournalCommands.Verify(),
+    JournalCommands.Export(),
+    BenchCommand.Create(),
+    BenchCommand.CreateEcho(),
+};
+ParseResult parsed = root.Parse(args);
+if (parsed.Errors.Count > 0)
+{
+    foreach (System.CommandLine.Parsing.ParseError error in parsed.Errors) Terminal.Error(error.Message);
+    Terminal.Error($"See `purse {string.Join(' ', args.TakeWhile(a => !a.StartsWith('-')).Take(1).Append("--help"))}`.");
+    return Exit.Usage;
+}
+
+return await parsed.InvokeAsync();

@@ -1,0 +1,35 @@
+using System.CommandLine;
+using Purse.Server;
+
+namespace Purse.Cli;
+
+static class ServeCommand
+{
+    public const string ListenDefault = "http://127.0.0.1:7070";
+
+    /// <summary>What stands before the address in the line that says a server is ready; <see cref="ServerProcess"/> reads it.</summary>
+    public const string ReadyPrefix = "Purse is ready on ";
+
+    public static Command Create()
+    {
+        Option<string> data = Terminal.DataOption();
+        Option<string> listen = new("--listen") { Description = "The address to serve; loopback only, port 0 takes a free one.", DefaultValueFactory = _ => ListenDefault };
+        Command command = new("serve", "Serve wallets from a data folder.") { data, listen };
+        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(listen)!)));
+        return command;
+    }
+
+    static async Task<int> RunAsync(string data, string listen)
+    {
+        await using WalletServer server = await WalletServer.StartAsync(new WalletServerOptions
+        {
+            DataFolder = data,
+            Listen = listen,
+            Log = message => Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} {message}"),
+        });
+        Console.WriteLine($"{ReadyPrefix}{server.Address.GetLeftPart(UriPartial.Authority)} (data in {Path.GetFullPath(data)})");
+        await server.WaitForStopAsync();
+        Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} Stopping: answering what is in flight, then leaving a snapshot.");
+        return Exit.Done;
+    }
+}

@@ -1,0 +1,69 @@
+using System.Diagnostics;
+
+namespace Purse.Cli;
+
+/// <summary>A server in a process of its own, which can be killed.</summary>
+sealed class ServerProcess : IDisposable
+{
+    readonly Process _process;
+
+    ServerProcess(Process process, Uri address)
+    {
+        _process = process;
+        Address = address;
+    }
+
+    public Uri Address { get; }
+
+    public int Id => _process.Id;
+
+    public TimeSpan CpuTime
+    {
+        get
+        {
+            _process.Refresh();
+            return _process.TotalProcessorTime;
+        }
+    }
+
+    public static Task<ServerProcess> StartAsync(string data) => StartAsync(["serve", "--data", data, "--listen", "http://127.0.0.1:0"]);
+
+    /// <summary>Starts this program with other arguments and waits until it says that it is ready.</summary>
+    public static async Task<ServerProcess> StartAsync(List<string> arguments)
+    {
+        string program = Environment.ProcessPath!;
+        if (Path.GetFileNameWithoutExtension(program) == "dotnet") arguments.Insert(0, typeof(ServerProcess).Assembly.Location);
+        Process process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false })!;
+        Queue<string> log = new();
+        process.ErrorDataReceived += (_, line) =>
+        {
+            lock (log)
+            {
+                if (line.Data is not null) log.Enqueue(line.Data);
+                if (log.Count > 20) log.Dequeue();
+            }
+        };
+        process.BeginErrorReadLine();
+        string? ready = await process.StandardOutput.ReadLineAsync();
+        if (ready is null || !ready.StartsWith(ServeCommand.ReadyPrefix, StringComparison.Ordinal))
+        {
+            await process.WaitForExitAsync();
+            lock (log) throw new IOException($"The server did not start (exit code {process.ExitCode}). It said:\n{string.Join('\n', log)}");
+        }
+
+        return new ServerProcess(process, new Uri(ready[ServeCommand.ReadyPrefix.Length..].Split(' ')[0]));
+    }
+
+    /// <summary>SIGKILL: no warning, no clean-up.</summary>
+    public void Kill()
+    {
+        _process.Kill();
+        _process.WaitForExit();
+    }
+
+    public void Dispose()
+    {
+        if (!_process.HasExited) Kill();
+        _process.Dispose();
+    }
+}

@@ -1,0 +1,85 @@
+using System.CommandLine;
+using System.Text.Json;
+using Purse.Journal;
+using Purse.Ledger;
+using Purse.Partitions;
+using Purse.Server;
+using Spectre.Console;
+
+namespace Purse.Cli;
+
+/// <summary>Exit codes, the same for every command; the README lists them.</summary>
+static class Exit
+{
+    public const int Done = 0;
+
+    /// <summary>Refused by the ledger, a check that failed, damage.</summary>
+    public const int Failed = 1;
+
+    /// <summary>Wrong usage, or something to mend before the command can run at all.</summary>
+    public const int Usage = 2;
+}
+
+/// <summary>Results on stdout, all else on stderr.</summary>
+static class Terminal
+{
+    public static IAnsiConsole Err { get; } = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
+
+    public static IAnsiConsole Out { get; } = CreateOut();
+
+    public static JsonSerializerOptions Indented { get; } = new() { WriteIndented = true, Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+
+    public static void Error(string message) => Console.Error.WriteLine($"purse: {message}");
+
+    public static void Note(string message) => Console.Error.WriteLine(message);
+
+    /// <summary>What an operator can mend becomes a sentence; a fault of ours keeps its stack.</summary>
+    public static async Task<int> RunAsync(Func<Task<int>> command)
+    {
+        try
+        {
+            return await command();
+        }
+        catch (Exception e) when (e is JournalDamagedException or InvariantBrokenException or InvalidDataException)
+        {
+            Error(e.Message);
+            return Exit.Failed;
+        }
+        catch (Exception e) when (e is StartException or DataFolderException or UnauthorizedAccessException)
+        {
+            Error(e.Message);
+            return e.InnerException is JournalDamagedException or InvariantBrokenException ? Exit.Failed : Exit.Usage;
+        }
+        catch (IOException e)
+        {
+            Error(e.Message);
+            return Exit.Failed;
+        }
+    }
+
+    /// <summary>A progress bar where somebody watches, nothing where nobody does.</summary>
+    public static async Task<T> ProgressAsync<T>(string title, Func<Action<double>, Task<T>> work)
+    {
+        if (!Err.Profile.Capabilities.Interactive || Console.IsErrorRedirected) return await work(static _ => { });
+        return await Err.Progress()
+            .HideCompleted(true)
+            .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new RemainingTimeColumn())
+            .StartAsync(async context =>
+            {
+                ProgressTask task = context.AddTask(Markup.Escape(title), maxValue: 1);
+                return await work(done => task.Value = done);
+            });
+    }
+
+    public static Option<bool> JsonOption() => new("--json") { Description = "Print the result as JSON." };
+
+    public static Option<string> DataOption() => new("--data") { Description = "The data folder.", DefaultValueFactory = _ => "purse-data" };
+
+    static IAnsiConsole CreateOut()
+    {
+        IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Out) });
+        // Into a pipe, a table must not be folded at a width that nobody has.
+        if (Console.IsOutputRedirected) console.Profile.Width = 250;
+        return console;
+    }
+}

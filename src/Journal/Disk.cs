@@ -1,0 +1,137 @@
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
+
+namespace Purse.Journal;
+
+/// <summary>
+/// One partition's folder. <see cref="FileDisk"/> is a real one; tests and simulation have one that fails on command. Names are relative,
+/// with <c>/</c>.
+/// </summary>
+/// <remarks>
+/// Writes may be torn and lost until <see cref="IDiskFile.Flush"/> returns; after it, they stay. A created, renamed or deleted name stays
+/// after <see cref="FlushNames"/>. All failures are <see cref="IOException"/>; a full disk is <see cref="DiskFullException"/>.
+/// </remarks>
+public interface IDisk
+{
+    /// <summary>The names in a folder, sorted; none where the folder is missing.</summary>
+    IReadOnlyList<string> List(string folder);
+
+    IDiskFile Open(string name, bool writable, bool create = false);
+
+    void Rename(string from, string to);
+
+    void Delete(string name);
+
+    void FlushNames(string folder);
+}
+
+public interface IDiskFile : IDisposable
+{
+    long Length { get; }
+
+    /// <summary>Fills as much of the buffer as the file has; returns how much that was.</summary>
+    int Read(Span<byte> buffer, long offset);
+
+    void Write(ReadOnlySpan<byte> bytes, long offset);
+
+    void Flush();
+}
+
+public sealed class DiskFullException(string message, Exception? inner = null) : IOException(message, inner);
+
+public sealed partial class FileDisk(string root) : IDisk
+{
+    public string Root { get; } = Path.GetFullPath(root);
+
+    public IReadOnlyList<string> List(string folder)
+    {
+        string path = Path.Combine(Root, folder);
+        if (!Directory.Exists(path)) return [];
+        return [.. Directory.EnumerateFiles(path).Select(f => $"{folder}/{Path.GetFileName(f)}").Order(StringComparer.Ordinal)];
+    }
+
+    public IDiskFile Open(string name, bool writable, bool create = false)
+    {
+        string path = Path.Combine(Root, name);
+        if (create) Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+        return new RealFile(path, File.OpenHandle(
+            path, create ? FileMode.OpenOrCreate : FileMode.Open, writable ? FileAccess.ReadWrite : FileAccess.Read, FileShare.ReadWrite | FileShare.Delete));
+    }
+
+    public void Rename(string from, string to)
+    {
+        string target = Path.Combine(Root, to);
+        Directory.CreateDirectory(Path.GetDirectoryName(target)!);
+        File.Move(Path.Combine(Root, from), target, overwrite: true);
+    }
+
+    public void Delete(string name) => File.Delete(Path.Combine(Root, name));
+
+    public void FlushNames(string folder)
+    {
+        // The runtime opens no folders: this is what makes a name durable on Linux.
+        int descriptor = OpenFolder(Path.Combine(Root, folder), 0);
+        if (descriptor < 0) throw new IOException($"Cannot open {Path.Combine(Root, folder)}: {Marshal.GetLastPInvokeErrorMessage()}.");
+        int result = Fsync(descriptor);
+        string error = Marshal.GetLastPInvokeErrorMessage();
+        _ = Close(descriptor);
+        if (result != 0) throw new IOException($"Cannot flush {Path.Combine(Root, folder)}: {error}.");
+    }
+
+    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int OpenFolder(string path, int flags);
+
+    [LibraryImport("libc", EntryPoint = "fsync", SetLastError = true)]
+    private static partial int Fsync(int descriptor);
+
+    [LibraryImport("libc", EntryPoint = "close", SetLastError = true)]
+    private static partial int Close(int descriptor);
+
+    // The runtime's own flush is fsync, which also writes the modification time: on preallocated segments that is a needless commit of
+    // the file system's journal.
+    [LibraryImport("libc", EntryPoint = "fdatasync", SetLastError = true)]
+    private static partial int Fdatasync(SafeFileHandle file);
+
+    sealed class RealFile(string path, SafeFileHandle handle) : IDiskFile
+    {
+        const int DiskFull = 28; // ENOSPC
+        const int QuotaExceeded = 122; // EDQUOT
+
+        public long Length => RandomAccess.GetLength(handle);
+
+        public int Read(Span<byte> buffer, long offset)
+        {
+            int read = 0;
+            while (read < buffer.Length)
+            {
+                int n = RandomAccess.Read(handle, buffer[read..], offset + read);
+                if (n == 0) break;
+                read += n;
+            }
+
+            return read;
+        }
+
+        public void Write(ReadOnlySpan<byte> bytes, long offset)
+        {
+            try
+            {
+                RandomAccess.Write(handle, bytes, offset);
+            }
+            catch (IOException e) when ((e.HResult & 0xffff) is DiskFull or QuotaExceeded)
+            {
+                throw new DiskFullException($"No room to write {path}: {e.Message}", e);
+            }
+        }
+
+        public void Flush()
+        {
+            if (Fdatasync(handle) == 0) return;
+            int error = Marshal.GetLastPInvokeError();
+            string message = $"Cannot flush {path}: {Marshal.GetPInvokeErrorMessage(error)}.";
+            throw error is DiskFull or QuotaExceeded ? new DiskFullException(message) : new IOException(message);
+        }
+
+        public void Dispose() => handle.Dispose();
+    }
+}

@@ -1,0 +1,186 @@
+using System.IO.Hashing;
+using System.Runtime.InteropServices;
+
+namespace Purse.Journal;
+
+/// <summary>
+/// What a snapshot says of itself: the state after this sequence, which is the last of this block. It is used only where the journal
+/// has that block with that hash.
+/// </summary>
+[StructLayout(LayoutKind.Explicit, Size = SizeBytes, Pack = 8)]
+public struct SnapshotHeader
+{
+    public const int SizeBytes = 128;
+    public const ulong MagicNumber = 0x504e534553525550; // "PURSESNP"
+
+    [FieldOffset(0)] public ulong Magic;
+    [FieldOffset(8)] public uint FormatVersion;
+    [FieldOffset(12)] public uint Partition;
+    [FieldOffset(16)] public ulong Sequence;
+    [FieldOffset(24)] public ulong BlockNumber;
+    [FieldOffset(32)] public Hash256 BlockHash;
+    [FieldOffset(64)] public ulong StateSizeBytes;
+}
+
+/// <summary>
+/// Immutable files, each a whole state; an optimisation, all of which can be deleted. A file is complete or does not exist: written under
+/// another name, flushed, renamed. Header, state and the XxHash3-64 of both.
+/// </summary>
+public sealed class Snapshots(IDisk disk, int partition)
+{
+    public const string Folder = "snapshots";
+    const int Kept = 2;
+
+    public void Write(ulong sequence, ulong blockNumber, Hash256 blockHash, Action<Stream> writeState)
+    {
+        string name = $"{Folder}/{sequence:D20}.snapshot", temporary = $"{Folder}/writing";
+        try
+        {
+            using (IDiskFile file = disk.Open(temporary, writable: true, create: true))
+            {
+                SnapshotHeader header = new()
+                {
+                    Magic = SnapshotHeader.MagicNumber,
+                    Partition = (uint)partition,
+                    Sequence = sequence,
+                    BlockNumber = blockNumber,
+                    BlockHash = blockHash,
+                };
+                // The length is known at the end, so the checksum is computed over state first, header last.
+                using HashingStream stream = new(file, SnapshotHeader.SizeBytes);
+                writeState(stream);
+                stream.Flush();
+                header.StateSizeBytes = (ulong)stream.Position;
+                ReadOnlySpan<byte> headerBytes = MemoryMarshal.AsBytes(new ReadOnlySpan<SnapshotHeader>(in header));
+                file.Write(headerBytes, 0);
+                stream.Hash.Append(headerBytes);
+                file.Write(stream.Hash.GetCurrentHash(), SnapshotHeader.SizeBytes + stream.Position);
+                file.Flush();
+            }
+
+            disk.Rename(temporary, name);
+            disk.FlushNames(Folder);
+        }
+        catch (IOException)
+        {
+            try
+            {
+                disk.Delete(temporary);
+            }
+            catch (IOException)
+            {
+                // The next attempt writes over it.
+            }
+
+            throw;
+        }
+
+        foreach (string old in List().SkipLast(Kept)) disk.Delete(old);
+    }
+
+    /// <summary>Oldest first.</summary>
+    public IEnumerable<string> List() => disk.List(Folder).Where(n => n.EndsWith(".snapshot", StringComparison.Ordinal));
+
+    /// <summary>Its header, where the file is whole.</summary>
+    public bool TryReadHeader(string name, out SnapshotHeader header)
+    {
+        header = default;
+        using IDiskFile file = disk.Open(name, writable: false);
+        Span<byte> bytes = stackalloc byte[SnapshotHeader.SizeBytes];
+        if (file.Read(bytes, 0) < bytes.Length) return false;
+        header = MemoryMarshal.Read<SnapshotHeader>(bytes);
+        if (header.Magic != SnapshotHeader.MagicNumber || header.Partition != (uint)partition || header.FormatVersion != 0) return false;
+        if (file.Length < SnapshotHeader.SizeBytes + (long)header.StateSizeBytes + 8) return false;
+
+        XxHash3 hash = new();
+        byte[] buffer = new byte[1024 * 1024];
+        long end = SnapshotHeader.SizeBytes + (long)header.StateSizeBytes;
+        for (long offset = SnapshotHeader.SizeBytes; offset < end;)
+        {
+            int read = file.Read(buffer.AsSpan(0, (int)Math.Min(buffer.Length, end - offset)), offset);
+            if (read == 0) return false;
+            hash.Append(buffer.AsSpan(0, read));
+            offset += read;
+        }
+
+        hash.Append(bytes);
+        Span<byte> written = stackalloc byte[8];
+        return file.Read(written, end) == 8 && hash.GetCurrentHash().AsSpan().SequenceEqual(written);
+    }
+
+    /// <summary>The state of a snapshot whose header was read.</summary>
+    public void Read(string name, in SnapshotHeader header, Action<Stream> readState)
+    {
+        using IDiskFile file = disk.Open(name, writable: false);
+        using HashingStream stream = new(file, SnapshotHeader.SizeBytes, (long)header.StateSizeBytes);
+        readState(stream);
+    }
+
+    /// <summary>Buffers, counts and hashes between a state and its file.</summary>
+    sealed class HashingStream(IDiskFile file, long offset, long length = 0) : Stream
+    {
+        readonly byte[] _buffer = new byte[1024 * 1024];
+        int _used;
+        int _read;
+        long _position;
+
+        public XxHash3 Hash { get; } = new();
+
+        public override bool CanRead => true;
+
+        public override bool CanSeek => false;
+
+        public override bool CanWrite => true;
+
+        public override long Length => length;
+
+        public override long Position
+        {
+            get => _position;
+            set => throw new NotSupportedException();
+        }
+
+        public override void Write(ReadOnlySpan<byte> bytes)
+        {
+            while (bytes.Length > 0)
+            {
+                int n = Math.Min(bytes.Length, _buffer.Length - _used);
+                bytes[..n].CopyTo(_buffer.AsSpan(_used));
+                _used += n;
+                bytes = bytes[n..];
+                if (_used == _buffer.Length) Flush();
+            }
+        }
+
+        public override void Flush()
+        {
+            file.Write(_buffer.AsSpan(0, _used), offset + _position);
+            Hash.Append(_buffer.AsSpan(0, _used));
+            _position += _used;
+            _used = 0;
+        }
+
+        public override int Read(Span<byte> target)
+        {
+            if (_read == _used)
+            {
+                _used = file.Read(_buffer.AsSpan(0, (int)Math.Min(_buffer.Length, length - _position)), offset + _position);
+                _position += _used;
+                _read = 0;
+            }
+
+            int n = Math.Min(target.Length, _used - _read);
+            _buffer.AsSpan(_read, n).CopyTo(target);
+            _read += n;
+            return n;
+        }
+
+        public override void Write(byte[] buffer, int start, int count) => Write(buffer.AsSpan(start, count));
+
+        public override int Read(byte[] buffer, int start, int count) => Read(buffer.AsSpan(start, count));
+
+        public override long Seek(long to, SeekOrigin origin) => throw new NotSupportedException();
+
+        public override void SetLength(long value) => throw new NotSupportedException();
+    }
+}

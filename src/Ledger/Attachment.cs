@@ -1,0 +1,144 @@
+using System.Buffers.Binary;
+using System.Security.Cryptography;
+using System.Text;
+
+namespace Purse.Ledger;
+
+/// <summary>The variable parts of events. The numbers are written in journals and never change meaning.</summary>
+public enum AttachmentTag : byte
+{
+    Name = 1,
+    Description = 2,
+    Metadata = 3,
+    By = 4,
+    Reason = 5,
+    Limits = 6,
+    Bound = 7,
+    Incoming = 8,
+    ExpiresAt = 9,
+    CurrencyCode = 10,
+    Decimals = 11,
+    RequestedAmount = 12,
+    Peer = 13,
+    Attempt = 14,
+    Posting = 15,
+    LowWater = 16,
+}
+
+/// <summary>The limits of one account in one currency; a limit that is not set binds nothing.</summary>
+public readonly record struct Limits(uint Currency, Int128? Min, Int128? Max);
+
+/// <summary>
+/// Personal data of an event, that may have to be erased one day: the journal's chain covers <see cref="Digest"/> only, SHA-256 of
+/// <see cref="Salt"/> and text, and the text lies in the block's erasable part.
+/// </summary>
+public sealed class Erasable
+{
+    public const int SaltSizeBytes = 16;
+
+    public Erasable(byte[] utf8, ReadOnlySpan<byte> salt)
+    {
+        Utf8 = utf8;
+        Salt = salt.ToArray();
+        Digest = SHA256.HashData([.. Salt, .. utf8]);
+    }
+
+    public byte[] Utf8 { get; }
+
+    public byte[] Salt { get; }
+
+    public byte[] Digest { get; }
+}
+
+/// <summary>What a command carries besides its fixed part; becomes the attachment of its event.</summary>
+public sealed class CommandDetails
+{
+    public Erasable? Description { get; init; }
+
+    public Erasable? Metadata { get; init; }
+
+    /// <summary>Who asked for a change of an account.</summary>
+    public string? By { get; init; }
+
+    public string? Reason { get; init; }
+
+    public LimitsAsWritten[]? Limits { get; init; }
+}
+
+/// <summary>A limit as a caller wrote it: digits and decimals, since the currency's own are known only to the ledger.</summary>
+public readonly record struct LimitsAsWritten(CurrencyCode Currency, bool HasMin, Int128 MinDigits, int MinScale, bool HasMax, Int128 MaxDigits, int MaxScale);
+
+/// <summary>
+/// Reads an event's attachment: <c>u16 length of all entries, then entries of u8 tag, u16 length, bytes</c>. An entry whose tag is not
+/// known is passed over, so that old readers read new journals' events.
+/// </summary>
+public readonly ref struct Attachment
+{
+    readonly ReadOnlySpan<byte> _entries;
+    readonly ReadOnlySpan<byte> _erasable;
+
+    /// <param name="attachment"><see cref="Event.Attachment"/>.</param>
+    /// <param name="attachments">The block's attachments.</param>
+    /// <param name="erasable">The block's erasable part.</param>
+    public Attachment(uint attachment, ReadOnlySpan<byte> attachments, ReadOnlySpan<byte> erasable)
+    {
+        if (attachment == 0) return;
+        int at = (int)attachment - 1;
+        int length = BinaryPrimitives.ReadUInt16LittleEndian(attachments[at..]);
+        _entries = attachments.Slice(at + 2, length);
+        _erasable = erasable;
+    }
+
+    public bool TryGet(AttachmentTag tag, out ReadOnlySpan<byte> bytes)
+    {
+        for (ReadOnlySpan<byte> rest = _entries; rest.Length > 0;)
+        {
+            int length = BinaryPrimitives.ReadUInt16LittleEndian(rest[1..]);
+            bytes = rest.Slice(3, length);
+            if (rest[0] == (byte)tag) return true;
+            rest = rest[(3 + length)..];
+        }
+
+        bytes = default;
+        return false;
+    }
+
+    public string? Text(AttachmentTag tag) => TryGet(tag, out ReadOnlySpan<byte> bytes) ? Encoding.UTF8.GetString(bytes) : null;
+
+    /// <summary>The text behind a digest, null where there is none or it was erased.</summary>
+    public byte[]? Erased(AttachmentTag tag)
+    {
+        if (!TryGet(tag, out ReadOnlySpan<byte> bytes)) return null;
+        int offset = (int)BinaryPrimitives.ReadUInt32LittleEndian(bytes[32..]);
+        int length = BinaryPrimitives.ReadInt32LittleEndian(_erasable[(offset + Erasable.SaltSizeBytes)..]);
+        return length < 0 ? null : _erasable.Slice(offset + Erasable.SaltSizeBytes + 4, length).ToArray();
+    }
+
+    /// <summary>Whether the text still has the digest that the chain covers (an erased one has none to compare).</summary>
+    public bool DigestHolds(AttachmentTag tag)
+    {
+        if (!TryGet(tag, out ReadOnlySpan<byte> bytes) || Erased(tag) is not byte[] text) return true;
+        int offset = (int)BinaryPrimitives.ReadUInt32LittleEndian(bytes[32..]);
+        return SHA256.HashData([.. _erasable.Slice(offset, Erasable.SaltSizeBytes), .. text]).AsSpan().SequenceEqual(bytes[..32]);
+    }
+
+    public Int128? Integer(AttachmentTag tag) =>
+        TryGet(tag, out ReadOnlySpan<byte> bytes) ? BinaryPrimitives.ReadInt128LittleEndian(bytes) : null;
+
+    public Limits[] Limits()
+    {
+        if (!TryGet(AttachmentTag.Limits, out ReadOnlySpan<byte> bytes)) return [];
+        Limits[] limits = new Limits[bytes.Length / LimitsSizeBytes];
+        for (int i = 0; i < limits.Length; i++)
+        {
+            ReadOnlySpan<byte> one = bytes[(i * LimitsSizeBytes)..];
+            Int128 min = BinaryPrimitives.ReadInt128LittleEndian(one[5..]), max = BinaryPrimitives.ReadInt128LittleEndian(one[21..]);
+            limits[i] = new Limits(BinaryPrimitives.ReadUInt32LittleEndian(one), (one[4] & 1) != 0 ? min : null, (one[4] & 2) != 0 ? max : null);
+        }
+
+        return limits;
+    }
+
+    /// <summary>Currency, a byte that says which are set, lowest, highest.</summary>
+    internal const int LimitsSizeBytes = 4 + 1 + 16 + 16;
+}

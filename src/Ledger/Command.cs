@@ -1,0 +1,108 @@
+namespace Purse.Ledger;
+
+public enum CommandKind : byte
+{
+    Transfer = 1,
+    OpenAccount = 2,
+    SetLimits = 3,
+    SetMetadata = 4,
+    Freeze = 5,
+    Unfreeze = 6,
+    Close = 7,
+}
+
+/// <summary>What a caller asks for, well-formed but not yet judged. Fixed size, so that queues hold it without allocating.</summary>
+public struct Command
+{
+    public CommandKind Kind;
+
+    /// <summary>For a freeze: what it stops.</summary>
+    public Direction Direction;
+
+    /// <summary>How many decimals <see cref="AmountDigits"/> were written with: the currency's own are known only to the ledger.</summary>
+    public byte AmountScale;
+
+    public CurrencyCode Currency;
+    public UInt128 TransactionId;
+    public Int128 AmountDigits;
+
+    /// <summary>The payer, or the account to change.</summary>
+    public AccountName Account;
+
+    /// <summary>The payee.</summary>
+    public AccountName Counterparty;
+
+    /// <summary>Mostly null.</summary>
+    public CommandDetails? Details;
+}
+
+/// <summary>How a command ended. Numbers are written in journals and never change meaning.</summary>
+public enum Outcome : ushort
+{
+    Done = 0,
+
+    /// <summary>The id was decided before: <see cref="Decision.Sequence"/> says where, and the journal there says what.</summary>
+    Duplicate = 1,
+
+    /// <summary>Nothing had to change.</summary>
+    Unchanged = 2,
+
+    // Shape that only the ledger can judge; never recorded.
+    CurrencyUnknown = 10,
+    AmountTooPrecise = 11,
+    AmountTooLarge = 12,
+
+    // Accounts; no id to record under.
+    AccountNotFound = 20,
+    AccountExists = 21,
+    BalanceNotZero = 22,
+
+    // Refusals that depend on state: recorded, and final under their id.
+    FromAccountNotFound = 100,
+    FromAccountClosed = 101,
+    FromAccountFrozen = 102,
+    BelowMinBalance = 103,
+    InsufficientFunds = 104,
+    ToAccountNotFound = 110,
+    ToAccountClosed = 111,
+    ToAccountFrozen = 112,
+    ExceedsMaxBalance = 113,
+    BalanceOverflow = 120,
+    HoldAlreadyCaptured = 130,
+    HoldAlreadyVoided = 131,
+    HoldExpired = 132,
+    AlreadyReversed = 133,
+    NotAHold = 134,
+    ExceedsHeldAmount = 135,
+    ExceedsReversibleAmount = 136,
+    TransferNotFound = 137,
+
+    // Transient, said by the partition before it decides; never recorded, never written.
+    StorageFull = 1000,
+}
+
+/// <summary>What the state machine answers, with the figures that explain a refusal.</summary>
+public struct Decision
+{
+    public Outcome Outcome;
+
+    /// <summary>First event of the command; of a duplicate, first event of the original. 0 where nothing is recorded.</summary>
+    public ulong Sequence;
+
+    /// <summary>Last event of the command.</summary>
+    public ulong LastSequence;
+
+    public long TimeMicros;
+
+    /// <summary>Minor units.</summary>
+    public Int128 Amount;
+
+    /// <summary>The currency's number; 0 where it is not known.</summary>
+    public uint Currency;
+
+    /// <summary>Of a refusal: the balance it was about, and the limit that it would have passed.</summary>
+    public Int128 Posted;
+    public Int128 Held;
+    public Int128 Incoming;
+    public Int128 Bound;
+}

@@ -1,0 +1,149 @@
+using System.Buffers.Binary;
+using System.Runtime.InteropServices;
+using System.Text;
+
+namespace Purse.Ledger;
+
+/// <summary>
+/// The events of one block in the making: fixed-size events, their attachments, and the erasable texts. Allocated once and reused;
+/// the owner asks <see cref="HasRoom"/> before each command, so that a command's events never straddle two blocks.
+/// </summary>
+public sealed class EventBatch(int eventsMax)
+{
+    /// <summary>A transaction of 64 postings, each with an account named, is the largest command.</summary>
+    public const int EventsPerCommandMax = 64 * 4;
+
+    /// <summary>Names, limits, digests; the length prefix of an attachment bounds it as well.</summary>
+    const int AttachmentBytesPerCommandMax = 64 * 1024;
+    const int ErasableBytesPerCommandMax = 16 * 1024;
+
+    readonly Event[] _events = new Event[eventsMax + EventsPerCommandMax];
+    byte[] _attachments = new byte[4096];
+    int _attachmentsLength;
+    byte[] _erasable = new byte[4096];
+    int _erasableLength;
+    int _open = -1;
+
+    public ulong FirstSequence { get; private set; }
+
+    public long TimeMicros { get; private set; }
+
+    public int Count { get; private set; }
+
+    public ulong NextSequence => FirstSequence + (ulong)Count;
+
+    public bool HasRoom => Count < eventsMax && _attachmentsLength < AttachmentsBytesMax && _erasableLength < ErasableBytesMax;
+
+    const int AttachmentsBytesMax = 512 * 1024;
+    const int ErasableBytesMax = 512 * 1024;
+
+    /// <summary>The largest block such a batch can make, without its header.</summary>
+    public static int SizeBytesMax(int eventsMax) =>
+        (eventsMax + EventsPerCommandMax) * Event.SizeBytes + AttachmentsBytesMax + AttachmentBytesPerCommandMax + ErasableBytesMax + ErasableBytesPerCommandMax;
+
+    public ReadOnlySpan<Event> Events => _events.AsSpan(0, Count);
+
+    public ReadOnlySpan<byte> EventBytes => MemoryMarshal.AsBytes(Events);
+
+    public ReadOnlySpan<byte> Attachments => _attachments.AsSpan(0, _attachmentsLength);
+
+    public ReadOnlySpan<byte> Erasable => _erasable.AsSpan(0, _erasableLength);
+
+    public void Reset(ulong firstSequence, long timeMicros)
+    {
+        FirstSequence = firstSequence;
+        TimeMicros = timeMicros;
+        Count = 0;
+        _attachmentsLength = 0;
+        _erasableLength = 0;
+        _open = -1;
+    }
+
+    /// <summary>Adds an event and returns it, to be filled in place. Fields not set are zero.</summary>
+    public ref Event Add(EventKind kind)
+    {
+        ref Event e = ref _events[Count++];
+        e = default;
+        e.Kind = kind;
+        return ref e;
+    }
+
+    /// <summary>Begins an attachment; <see cref="EndAttachment"/> gives what to put in <see cref="Event.Attachment"/>.</summary>
+    public void BeginAttachment()
+    {
+        Check.That(_open < 0, "one attachment at a time");
+        _open = _attachmentsLength;
+        Grow(ref _attachments, _attachmentsLength + 2);
+        _attachmentsLength += 2;
+    }
+
+    public uint EndAttachment()
+    {
+        int length = _attachmentsLength - _open - 2;
+        Check.That(length <= ushort.MaxValue, "an attachment fits its length prefix");
+        BinaryPrimitives.WriteUInt16LittleEndian(_attachments.AsSpan(_open), (ushort)length);
+        uint attachment = (uint)_open + 1;
+        if (length == 0)
+        {
+            _attachmentsLength = _open;
+            attachment = 0;
+        }
+
+        _open = -1;
+        return attachment;
+    }
+
+    public void Attach(AttachmentTag tag, ReadOnlySpan<byte> bytes) => bytes.CopyTo(Entry(tag, bytes.Length));
+
+    public void Attach(AttachmentTag tag, Int128 value) => BinaryPrimitives.WriteInt128LittleEndian(Entry(tag, 16), value);
+
+    public void Attach(AttachmentTag tag, string? text)
+    {
+        if (!string.IsNullOrEmpty(text)) Attach(tag, Encoding.UTF8.GetBytes(text));
+    }
+
+    public void Attach(AttachmentTag tag, Erasable? erasable)
+    {
+        if (erasable is null) return;
+        int offset = _erasableLength;
+        int length = Ledger.Erasable.SaltSizeBytes + 4 + erasable.Utf8.Length;
+        Grow(ref _erasable, offset + length);
+        Span<byte> target = _erasable.AsSpan(offset, length);
+        erasable.Salt.CopyTo(target);
+        BinaryPrimitives.WriteInt32LittleEndian(target[Ledger.Erasable.SaltSizeBytes..], erasable.Utf8.Length);
+        erasable.Utf8.CopyTo(target[(Ledger.Erasable.SaltSizeBytes + 4)..]);
+        _erasableLength += length;
+
+        Span<byte> entry = Entry(tag, 36);
+        erasable.Digest.CopyTo(entry);
+        BinaryPrimitives.WriteUInt32LittleEndian(entry[32..], (uint)offset);
+    }
+
+    public void Attach(ReadOnlySpan<Limits> limits)
+    {
+        Span<byte> entry = Entry(AttachmentTag.Limits, limits.Length * Attachment.LimitsSizeBytes);
+        foreach (Limits one in limits)
+        {
+            BinaryPrimitives.WriteUInt32LittleEndian(entry, one.Currency);
+            entry[4] = (byte)((one.Min is null ? 0 : 1) | (one.Max is null ? 0 : 2));
+            BinaryPrimitives.WriteInt128LittleEndian(entry[5..], one.Min ?? 0);
+            BinaryPrimitives.WriteInt128LittleEndian(entry[21..], one.Max ?? 0);
+            entry = entry[Attachment.LimitsSizeBytes..];
+        }
+    }
+
+    Span<byte> Entry(AttachmentTag tag, int length)
+    {
+        Grow(ref _attachments, _attachmentsLength + 3 + length);
+        Span<byte> entry = _attachments.AsSpan(_attachmentsLength, 3 + length);
+        entry[0] = (byte)tag;
+        BinaryPrimitives.WriteUInt16LittleEndian(entry[1..], (ushort)length);
+        _attachmentsLength += 3 + length;
+        return entry[3..];
+    }
+
+    static void Grow(ref byte[] bytes, int needed)
+    {
+        if (needed > bytes.Length) Array.Resize(ref bytes, Math.Max(needed, bytes.Length * 2));
+    }
+}

@@ -1,0 +1,220 @@
+using System.Runtime.InteropServices;
+
+namespace Purse.Ledger;
+
+[Flags]
+public enum AccountFlags : byte
+{
+    None = 0,
+    Opened = 1,
+    Closed = 2,
+    System = 4,
+    Clearing = 8,
+}
+
+public struct Account
+{
+    /// <summary>1 + the index of its newest balance; each balance names the next. 0 for none.</summary>
+    public uint FirstBalance;
+    public AccountFlags Flags;
+    public Direction Frozen;
+    public ushort Reserved;
+    public ulong OpenedSequence;
+
+    /// <summary>The event that holds its metadata now, 0 for none.</summary>
+    public ulong MetadataSequence;
+
+    /// <summary>The event that says who froze it and why, 0 where it is not frozen.</summary>
+    public ulong FrozenSequence;
+
+    public readonly bool IsOpened => (Flags & AccountFlags.Opened) != 0;
+
+    public readonly bool IsClosed => (Flags & AccountFlags.Closed) != 0;
+
+    /// <summary>Goes below zero: stands for money outside this partition's accounts.</summary>
+    public readonly bool IsUnlimited => (Flags & (AccountFlags.System | AccountFlags.Clearing)) != 0;
+}
+
+/// <summary>One account's money in one currency, minor units.</summary>
+public struct Balance
+{
+    public Int128 Posted;
+
+    /// <summary>May still leave: holds and undecided debits.</summary>
+    public Int128 Held;
+
+    /// <summary>Promised: undecided credits.</summary>
+    public Int128 Incoming;
+
+    /// <summary>Sequence of the last event that touched it, and how many did.</summary>
+    public ulong LastSequence;
+    public ulong EventsCount;
+
+    public uint Account;
+    public uint Currency;
+
+    /// <summary>1 + the index of this account's next balance, 0 for none.</summary>
+    public uint Next;
+
+    /// <summary>1 + the index of its limits, 0 for none.</summary>
+    public uint Limits;
+
+    public readonly Int128 Available => Posted - Held;
+}
+
+struct LimitsOfBalance
+{
+    public Int128 Min;
+    public Int128 Max;
+    public ulong HasMin;
+    public ulong HasMax;
+}
+
+/// <summary>
+/// Everything one partition knows. Only <see cref="StateMachine.Apply"/> changes it. Its written form is the same for every
+/// instance that applied the same events, so two states can be compared byte by byte.
+/// </summary>
+/// <param name="tableSeed">Places names and ids in tables; changes no outcome and no written byte.</param>
+public sealed class State(long tableSeed)
+{
+    /// <summary>Written first, so that a state of another form is refused and never misread.</summary>
+    const uint FormatVersion = 0;
+
+    internal readonly Chunked<Account> AccountList = new();
+    internal readonly Chunked<Balance> BalanceList = new();
+    internal readonly Chunked<LimitsOfBalance> LimitsList = new();
+
+    /// <summary>By currency number; what all balances of this partition add up to. 0 between commands, always.</summary>
+    internal Int128[] Sums = new Int128[Iso4217.RegisteredFirst];
+
+    /// <summary>How many currencies do not add up to 0 now: one in the middle of a transfer, none after it.</summary>
+    internal int UnbalancedCurrencies;
+
+    public Names Names { get; } = new(tableSeed);
+
+    public TransactionIds Ids { get; } = new(tableSeed);
+
+    public ulong LastSequence { get; internal set; }
+
+    public long LastTimeMicros { get; internal set; }
+
+    public int AccountsCount => AccountList.Count;
+
+    public int BalancesCount => BalanceList.Count;
+
+    /// <summary>By number, from 1.</summary>
+    public ref readonly Account Account(uint number) => ref AccountList[(int)number - 1];
+
+    public ref readonly Balance BalanceAt(int index) => ref BalanceList[index];
+
+    /// <summary>Zero with no events where the account has none in this currency.</summary>
+    public Balance Balance(uint account, uint currency)
+    {
+        int index = FindBalance(account, currency);
+        return index < 0 ? new Balance { Account = account, Currency = currency } : BalanceList[index];
+    }
+
+    public IEnumerable<Balance> Balances(uint account)
+    {
+        for (uint next = account == 0 ? 0 : Account(account).FirstBalance; next != 0; next = BalanceList[(int)next - 1].Next)
+            yield return BalanceList[(int)next - 1];
+    }
+
+    public Limits LimitsOf(in Balance balance)
+    {
+        if (balance.Limits == 0) return new Limits(balance.Currency, null, null);
+        ref LimitsOfBalance limits = ref LimitsList[(int)balance.Limits - 1];
+        return new Limits(balance.Currency, limits.HasMin != 0 ? limits.Min : null, limits.HasMax != 0 ? limits.Max : null);
+    }
+
+    /// <summary>The limits that are set, in the order of their currencies.</summary>
+    public Limits[] LimitsOf(uint account) =>
+        [.. Balances(account).Select(b => LimitsOf(b)).Where(l => l.Min is not null || l.Max is not null).OrderBy(l => l.Currency)];
+
+    /// <summary>What all balances of a currency add up to, counted anew.</summary>
+    public Int128 CountSum(uint currency)
+    {
+        Int128 sum = 0;
+        for (int i = 0; i < BalanceList.Count; i++)
+        {
+            if (BalanceList[i].Currency == currency) sum += BalanceList[i].Posted;
+        }
+
+        return sum;
+    }
+
+    /// <summary>The currencies of all balances, in order.</summary>
+    public SortedSet<uint> CurrenciesInUse()
+    {
+        SortedSet<uint> currencies = [];
+        for (int i = 0; i < BalanceList.Count; i++) currencies.Add(BalanceList[i].Currency);
+        return currencies;
+    }
+
+    public bool TryCurrency(CurrencyCode code, out uint number, out int decimals) => Iso4217.TryGet(code, out number, out decimals);
+
+    public int Decimals(uint currency) => Iso4217.Decimals(currency);
+
+    public string CurrencyCode(uint currency) => Iso4217.Code(currency).ToString();
+
+    internal int FindBalance(uint account, uint currency)
+    {
+        if (account == 0) return -1;
+        for (uint next = AccountList[(int)account - 1].FirstBalance; next != 0;)
+        {
+            ref Balance balance = ref BalanceList[(int)next - 1];
+            if (balance.Currency == currency) return (int)next - 1;
+            next = balance.Next;
+        }
+
+        return -1;
+    }
+
+    public void Write(Stream stream)
+    {
+        using BinaryWriter writer = new(stream, System.Text.Encoding.UTF8, leaveOpen: true);
+        writer.Write(FormatVersion);
+        writer.Write(LastSequence);
+        writer.Write(LastTimeMicros);
+        Names.Write(writer);
+        Write(writer, AccountList);
+        Write(writer, BalanceList);
+        Write(writer, LimitsList);
+        Ids.Write(writer);
+    }
+
+    public void Read(Stream stream)
+    {
+        using BinaryReader reader = new(stream, System.Text.Encoding.UTF8, leaveOpen: true);
+        uint version = reader.ReadUInt32();
+        if (version != FormatVersion) throw new InvalidDataException($"The state was written in format {version}; this version reads {FormatVersion}.");
+        LastSequence = reader.ReadUInt64();
+        LastTimeMicros = reader.ReadInt64();
+        Names.Read(reader);
+        Read(reader, AccountList);
+        Read(reader, BalanceList);
+        Read(reader, LimitsList);
+        Ids.Read(reader);
+        for (int i = 0; i < BalanceList.Count; i++) AddToSum(BalanceList[i].Currency, BalanceList[i].Posted);
+        Check.That(UnbalancedCurrencies == 0, "the balances of every currency in a snapshot add up to 0");
+    }
+
+    internal void AddToSum(uint currency, Int128 amount)
+    {
+        ref Int128 sum = ref Sums[currency];
+        if (sum == 0) UnbalancedCurrencies++;
+        sum += amount;
+        if (sum == 0) UnbalancedCurrencies--;
+    }
+
+    static void Write<T>(BinaryWriter writer, Chunked<T> list)
+        where T : unmanaged
+    {
+        writer.Write(list.Count);
+        writer.Flush();
+        list.Write(writer.BaseStream);
+    }
+
+    static void Read<T>(BinaryReader reader, Chunked<T> list)
+        where T : unmanaged => list.Read(reader.BaseStream, reader.ReadInt32());
+}

@@ -1,0 +1,169 @@
+namespace Purse.Ledger;
+
+public sealed partial class StateMachine
+{
+    /// <summary>Applies one event; throws <see cref="InvariantBrokenException"/> where it does not follow from the state before it.</summary>
+    /// <param name="attachments">Those of the event's block.</param>
+    public void Apply(ulong sequence, long timeMicros, in Event e, ReadOnlySpan<byte> attachments)
+    {
+        if (sequence != State.LastSequence + 1) Check.Fail($"event {sequence} follows {State.LastSequence}");
+        if (timeMicros < State.LastTimeMicros) Check.Fail($"event {sequence} is not older than the one before it");
+        switch (e.Kind)
+        {
+            case EventKind.Debited:
+            {
+                ref Balance balance = ref Touch(sequence, e);
+                balance.Posted -= e.Amount;
+                State.AddToSum(e.Currency, -e.Amount);
+                CheckAfter(sequence, e, balance);
+                if (!State.Account(e.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0))
+                    Check.Fail($"event {sequence} leaves no balance below its lowest limit");
+                if (e.Index == 0) State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                break;
+            }
+
+            case EventKind.Credited:
+            {
+                ref Balance balance = ref Touch(sequence, e);
+                balance.Posted += e.Amount;
+                State.AddToSum(e.Currency, e.Amount);
+                CheckAfter(sequence, e, balance);
+                if (State.LimitsOf(balance).Max is Int128 max && balance.Posted + balance.Incoming > max)
+                    Check.Fail($"event {sequence} brings no balance above its highest limit");
+                break;
+            }
+
+            case EventKind.TransferRejected:
+                State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                break;
+
+            case EventKind.AccountNamed:
+                AddAccount(e, attachments);
+                break;
+
+            case EventKind.AccountOpened:
+            {
+                Attachment attachment = new(e.Attachment, attachments, []);
+                if (e.Account > State.AccountList.Count) AddAccount(e, attachments);
+                ref Account account = ref AccountOf(sequence, e);
+                Check.That(!account.IsOpened, "an account is opened once");
+                account.Flags |= AccountFlags.Opened;
+                account.OpenedSequence = sequence;
+                if (attachment.TryGet(AttachmentTag.Metadata, out _)) account.MetadataSequence = sequence;
+                SetLimits(e.Account, attachment.Limits());
+                break;
+            }
+
+            case EventKind.MetadataChanged:
+                AccountOf(sequence, e).MetadataSequence = sequence;
+                break;
+
+            case EventKind.LimitsChanged:
+                SetLimits(e.Account, new Attachment(e.Attachment, attachments, []).Limits());
+                break;
+
+            case EventKind.Frozen or EventKind.Unfrozen:
+            {
+                ref Account account = ref AccountOf(sequence, e);
+                account.Frozen = (Direction)e.Code;
+                account.FrozenSequence = account.Frozen == Direction.None ? 0 : sequence;
+                break;
+            }
+
+            case EventKind.Closed:
+            {
+                foreach (Balance balance in State.Balances(e.Account))
+                    Check.That(balance.Posted == 0 && balance.Held == 0 && balance.Incoming == 0, "a closed account holds nothing");
+                AccountOf(sequence, e).Flags |= AccountFlags.Closed;
+                break;
+            }
+
+            default:
+                throw new InvalidDataException($"Event {sequence} is of kind {(int)e.Kind}, which this version does not know. Run the version that wrote it, or a newer one.");
+        }
+
+        State.LastSequence = sequence;
+        State.LastTimeMicros = timeMicros;
+    }
+
+    /// <summary>Holds after every command, and after every block.</summary>
+    public void CheckBalanced()
+    {
+        if (State.UnbalancedCurrencies != 0) Check.Fail($"after event {State.LastSequence} the balances of every currency add up to 0");
+    }
+
+    /// <summary>The balance this event is about, made by its first event, with its chain moved on.</summary>
+    ref Balance Touch(ulong sequence, in Event e)
+    {
+        if (e.Amount < 0) Check.Fail($"the amount of event {sequence} is not negative");
+        ref Account account = ref AccountOf(sequence, e);
+        int index = State.FindBalance(e.Account, e.Currency);
+        if (index < 0) index = AddBalance(ref account, e.Account, e.Currency);
+        ref Balance balance = ref State.BalanceList[index];
+        if (balance.LastSequence != e.Previous) Check.Fail($"event {sequence} names its balance's previous event {balance.LastSequence}, not {e.Previous}");
+        balance.LastSequence = sequence;
+        balance.EventsCount++;
+        return ref balance;
+    }
+
+    static void CheckAfter(ulong sequence, in Event e, in Balance balance)
+    {
+        if (balance.Posted != e.Posted || balance.Held != e.Held) Check.Fail($"event {sequence} says the balance that follows from all before it");
+        if (balance.Held < 0) Check.Fail($"after event {sequence} nothing less than 0 is held");
+        if (balance.Posted > Amount.BalanceLimit || balance.Posted < -Amount.BalanceLimit) Check.Fail($"after event {sequence} the balance is within its bounds");
+    }
+
+    uint HomeOf(in Event e) =>
+        Home((State.Account(e.Account).Flags & AccountFlags.System) != 0, e.Account, (State.Account(e.Counterparty).Flags & AccountFlags.System) != 0, e.Counterparty, out _);
+
+    ref Account AccountOf(ulong sequence, in Event e)
+    {
+        if (e.Account == 0 || e.Account > State.AccountList.Count) Check.Fail($"event {sequence} is about an account that was named before");
+        return ref State.AccountList[(int)e.Account - 1];
+    }
+
+    void AddAccount(in Event e, ReadOnlySpan<byte> attachments)
+    {
+        Check.That(new Attachment(e.Attachment, attachments, []).TryGet(AttachmentTag.Name, out ReadOnlySpan<byte> name), "a new account has a name");
+        uint number = State.Names.Add(name);
+        Check.That(number == e.Account, "accounts are numbered in the order of their events");
+        State.AccountList.Add() = new Account
+        {
+            Flags = name[0] switch { (byte)'@' => AccountFlags.System, (byte)'~' => AccountFlags.Clearing, _ => AccountFlags.None },
+        };
+    }
+
+    int AddBalance(ref Account account, uint number, uint currency)
+    {
+        State.BalanceList.Add() = new Balance { Account = number, Currency = currency, Next = account.FirstBalance };
+        account.FirstBalance = (uint)State.BalanceList.Count;
+        return State.BalanceList.Count - 1;
+    }
+
+    /// <summary>These replace all that were set before.</summary>
+    void SetLimits(uint account, Limits[] limits)
+    {
+        foreach (Limits old in State.LimitsOf(account)) SetLimits(account, new Limits(old.Currency, null, null));
+        foreach (Limits one in limits) SetLimits(account, one);
+    }
+
+    void SetLimits(uint number, Limits limits)
+    {
+        int index = State.FindBalance(number, limits.Currency);
+        if (index < 0) index = AddBalance(ref State.AccountList[(int)number - 1], number, limits.Currency);
+        ref Balance balance = ref State.BalanceList[index];
+        if (balance.Limits == 0)
+        {
+            State.LimitsList.Add();
+            balance.Limits = (uint)State.LimitsList.Count;
+        }
+
+        State.LimitsList[(int)balance.Limits - 1] = new LimitsOfBalance
+        {
+            Min = limits.Min ?? 0,
+            Max = limits.Max ?? 0,
+            HasMin = limits.Min is null ? 0u : 1u,
+            HasMax = limits.Max is null ? 0u : 1u,
+        };
+    }
+}

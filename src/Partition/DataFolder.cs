@@ -1,0 +1,154 @@
+using System.Runtime.InteropServices;
+using System.Text.Json;
+using Microsoft.Win32.SafeHandles;
+using Purse.Journal;
+
+namespace Purse.Partitions;
+
+/// <summary>Something about the data folder that the operator must mend; the message says what and how.</summary>
+public sealed class DataFolderException(string message) : IOException(message);
+
+/// <summary>
+/// The folder a server keeps everything in: <c>purse.json</c> (format and partition count), <c>lock</c> and <c>holder</c> (one process at a
+/// time, and who), <c>partitions/N/</c> with <c>journal/</c>, <c>snapshots/</c> and <c>epoch</c>.
+/// </summary>
+public sealed partial class DataFolder : IDisposable
+{
+    const string SettingsFile = "purse.json";
+    const int CurrentFormat = 0;
+
+    readonly SafeFileHandle? _lock;
+
+    DataFolder(string root, int partitionsCount, SafeFileHandle? held)
+    {
+        Root = root;
+        PartitionsCount = partitionsCount;
+        _lock = held;
+    }
+
+    public string Root { get; }
+
+    public int PartitionsCount { get; }
+
+    public FileDisk Disk(int partition) => new(Path.Combine(Root, "partitions", $"{partition}"));
+
+    /// <summary>Opens or makes the folder for one server, alone.</summary>
+    /// <param name="holder">What a second process is told.</param>
+    public static DataFolder OpenForWriting(string root, string holder)
+    {
+        root = Path.GetFullPath(root);
+        try
+        {
+            Directory.CreateDirectory(root);
+            SafeFileHandle held = Lock(root);
+            try
+            {
+                File.WriteAllText(Path.Combine(root, "holder"), holder + "\n");
+                string settings = Path.Combine(root, SettingsFile);
+                if (!File.Exists(settings)) WriteSettings(root);
+                return new DataFolder(root, ReadPartitionsCount(root), held);
+            }
+            catch
+            {
+                held.Dispose();
+                throw;
+            }
+        }
+        catch (UnauthorizedAccessException e)
+        {
+            throw new DataFolderException($"Cannot write to the data folder {root}: {e.Message} Give its owner as the server's user, or name another with --data.");
+        }
+    }
+
+    /// <summary>Opens the folder to read its journals, also beside the server that writes them.</summary>
+    public static DataFolder OpenForReading(string root)
+    {
+        root = Path.GetFullPath(root);
+        if (!File.Exists(Path.Combine(root, SettingsFile)))
+            throw new DataFolderException($"{root} is not a data folder of Purse: it has no {SettingsFile}. Name the folder that `purse serve --data` was given.");
+        return new DataFolder(root, ReadPartitionsCount(root), held: null);
+    }
+
+    /// <summary>Whether a server has the folder now.</summary>
+    public bool IsHeld()
+    {
+        try
+        {
+            using SafeFileHandle handle = File.OpenHandle(Path.Combine(Root, "lock"), FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+            return Flock(handle, LockShared | LockNonBlocking) != 0;
+        }
+        catch (FileNotFoundException)
+        {
+            return false;
+        }
+        catch (IOException)
+        {
+            return true;
+        }
+    }
+
+    static SafeFileHandle Lock(string root)
+    {
+        string path = Path.Combine(root, "lock");
+        // A reader that asks whether the folder is held has it for a moment: try for a second.
+        for (int attempt = 0; ; attempt++)
+        {
+            SafeFileHandle? handle = null;
+            try
+            {
+                handle = File.OpenHandle(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite);
+                if (Flock(handle, LockExclusive | LockNonBlocking) == 0) return handle;
+            }
+            catch (IOException) when (File.Exists(path))
+            {
+                // Held: the runtime's own lock refused.
+            }
+
+            handle?.Dispose();
+            if (attempt == 20)
+            {
+                string holder = Path.Combine(root, "holder");
+                string who = File.Exists(holder) ? File.ReadAllText(holder).Trim() : "another process";
+                throw new DataFolderException($"The data folder {root} is in use by {who}. Stop that one first, or name another folder with --data.");
+            }
+
+            Thread.Sleep(50);
+        }
+    }
+
+    static void WriteSettings(string root)
+    {
+        string path = Path.Combine(root, SettingsFile), temporary = path + ".writing";
+        using (FileStream stream = File.Create(temporary))
+        {
+            JsonSerializer.Serialize(stream, new Dictionary<string, int> { ["format"] = CurrentFormat, ["partitions"] = 1 });
+            stream.Flush(flushToDisk: true);
+        }
+
+        File.Move(temporary, path, overwrite: true);
+        new FileDisk(root).FlushNames("");
+    }
+
+    static int ReadPartitionsCount(string root)
+    {
+        string path = Path.Combine(root, SettingsFile);
+        try
+        {
+            using JsonDocument settings = JsonDocument.Parse(File.ReadAllBytes(path));
+            int format = settings.RootElement.GetProperty("format").GetInt32();
+            if (format != CurrentFormat) throw new DataFolderException($"{path} says format {format}; this version reads {CurrentFormat}. Use the version that wrote it.");
+            return settings.RootElement.GetProperty("partitions").GetInt32();
+        }
+        catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
+        {
+            throw new DataFolderException($"{path} is not readable ({e.Message}). It should say {{\"format\":0,\"partitions\":1}}.");
+        }
+    }
+
+    const int LockShared = 1, LockExclusive = 2, LockNonBlocking = 4;
+
+    [LibraryImport("libc", EntryPoint = "flock", SetLastError = true)]
+    private static partial int Flock(SafeFileHandle file, int operation);
+
+    public void Dispose() => _lock?.Dispose();
+}

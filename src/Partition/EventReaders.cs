@@ -1,0 +1,123 @@
+using System.Collections.Concurrent;
+using System.Runtime.InteropServices;
+using Purse.Journal;
+using Purse.Ledger;
+
+namespace Purse.Partitions;
+
+/// <summary>One event as the journal has it, with its sequence, its time and its attachment.</summary>
+public sealed class RecordedEvent(ulong sequence, long timeMicros, in Event e, byte[] attachments, byte[] erasable)
+{
+    public readonly Event Event = e;
+
+    public ulong Sequence { get; } = sequence;
+
+    public long TimeMicros { get; } = timeMicros;
+
+    public Attachment Attachment => new(Event.Attachment, attachments, erasable);
+}
+
+/// <summary>
+/// Reads flushed events beside the writer, on the threads of those who ask. Never past <see cref="FlushedSequence"/>.
+/// </summary>
+public sealed class EventReaders(IDisk disk, int partition, FileJournal journal, State state) : IDisposable
+{
+    readonly ConcurrentBag<RecordReader> _idle = [];
+    volatile bool _disposed;
+
+    public ulong FlushedSequence => journal.FlushedSequence;
+
+    public int Partition => partition;
+
+    /// <summary>Names and currencies only: what was published to the reader by a flushed event.</summary>
+    public State State => state;
+
+    public History History { get; } = new();
+
+    public RecordedEvent Read(ulong sequence) => With(reader => Read(reader, sequence));
+
+    /// <summary>The chain of one balance, newest first, from an event that touches it.</summary>
+    public IEnumerable<RecordedEvent> Backwards(ulong sequence)
+    {
+        RecordReader reader = Rent();
+        try
+        {
+            while (sequence != 0)
+            {
+                RecordedEvent e = Read(reader, sequence);
+                yield return e;
+                sequence = e.Event.Previous;
+            }
+        }
+        finally
+        {
+            Return(reader);
+        }
+    }
+
+    /// <summary>Sequence, time and predecessor of one event, without its attachment.</summary>
+    public void Walk(ulong sequence, Func<ulong, long, Event, bool> visit) => With(reader =>
+    {
+        Event e = default;
+        while (sequence != 0)
+        {
+            reader.Read(sequence, MemoryMarshal.AsBytes(new Span<Event>(ref e)));
+            if (!visit(sequence, reader.Header.TimeMicros, e)) break;
+            sequence = e.Previous;
+        }
+
+        return 0;
+    });
+
+    public BlockLocation Locate(ulong sequence) => With(reader => reader.ReadBlock(sequence).Location);
+
+    /// <summary>The last event at or before this time, 0 where there is none. Exact once every later block is later than it.</summary>
+    public ulong LastAtOrBefore(long timeMicros) => With(reader => reader.LastAtOrBefore(timeMicros, FlushedSequence));
+
+    /// <summary>Events in order from a sequence on, those of one block at most.</summary>
+    public List<RecordedEvent> ReadOn(ulong from, int max) => With(reader =>
+    {
+        List<RecordedEvent> events = [];
+        Block block = reader.ReadBlock(from);
+        byte[] attachments = block.Attachments.ToArray(), erasable = block.Erasable.ToArray();
+        ReadOnlySpan<Event> all = block.RecordsAs<Event>();
+        for (int i = (int)(from - block.Header.FirstSequence); i < all.Length && events.Count < max; i++)
+            events.Add(new RecordedEvent(block.Header.FirstSequence + (ulong)i, block.Header.TimeMicros, all[i], attachments, erasable));
+        return events;
+    });
+
+    static RecordedEvent Read(RecordReader reader, ulong sequence)
+    {
+        Event e = default;
+        reader.Read(sequence, MemoryMarshal.AsBytes(new Span<Event>(ref e)));
+        (byte[] attachments, byte[] erasable) = e.Attachment == 0 ? ([], []) : reader.ReadAttachments();
+        return new RecordedEvent(sequence, reader.Header.TimeMicros, e, attachments, erasable);
+    }
+
+    T With<T>(Func<RecordReader, T> use)
+    {
+        RecordReader reader = Rent();
+        try
+        {
+            return use(reader);
+        }
+        finally
+        {
+            Return(reader);
+        }
+    }
+
+    RecordReader Rent() => _idle.TryTake(out RecordReader? reader) ? reader : new RecordReader(disk, partition, journal.Index);
+
+    void Return(RecordReader reader)
+    {
+        if (_disposed || _idle.Count > 64) reader.Dispose();
+        else _idle.Add(reader);
+    }
+
+    public void Dispose()
+    {
+        _disposed = true;
+        while (_idle.TryTake(out RecordReader? reader)) reader.Dispose();
+    }
+}

@@ -1,0 +1,94 @@
+using Purse.Journal;
+using Purse.Ledger;
+
+namespace Purse.Partitions;
+
+public sealed partial class Partition
+{
+    /// <summary>
+    /// A snapshot never stops the writer and never copies its state: a task of its own takes the snapshot before, applies the events
+    /// since, and writes what comes out. So each one is also a replay that was compared with every event's own figures.
+    /// </summary>
+    void MaybeSnapshot(Serving serving)
+    {
+        if (serving.Core.FlushedSequence - serving.SnapshotSequence < _options.EventsPerSnapshot) return;
+        if (serving.Snapshotting is { IsCompleted: false }) return;
+        serving.Snapshotting = Task.Factory.StartNew(
+            () =>
+            {
+                try
+                {
+                    serving.SnapshotSequence = SnapshotBeside(serving);
+                }
+                catch (IOException e)
+                {
+                    _log($"Partition {Number}: no snapshot was made: {e.Message}");
+                    serving.SnapshotSequence = serving.Core.FlushedSequence;
+                }
+                catch (InvariantBrokenException e)
+                {
+                    // The journal does not follow from itself: nothing may be answered from it.
+                    serving.JournalFault = e;
+                    _queue.Wake();
+                }
+            },
+            CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+    }
+
+    ulong SnapshotBeside(Serving serving)
+    {
+        StateMachine machine = new(NewState());
+        Snapshots snapshots = new(_disk, Number);
+        SnapshotHeader before = default;
+        string? name = snapshots.List().LastOrDefault();
+        if (name is null || !TryReadSnapshot(name, machine.State, out before))
+        {
+            before = default;
+            machine = new StateMachine(NewState());
+        }
+
+        // Only up to what a later durable block vouches for: a snapshot never speaks of more than the journal can prove.
+        ulong marked = serving.Journal.MarkedNumber;
+        using JournalReader reader = before.Sequence == 0
+            ? new JournalReader(_disk, Number, checkMerkleRoots: false)
+            : new JournalReader(_disk, Number, checkMerkleRoots: false, after: serving.Readers.Locate(before.Sequence));
+        ulong number = 0;
+        Hash256 hash = default;
+        while (reader.LastNumber < marked && reader.TryReadNext(out Block block))
+        {
+            Apply(block, machine);
+            if (block.Header.RecordsCount > 0) (number, hash) = (reader.LastNumber, reader.LastHash);
+        }
+
+        if (number == 0) return before.Sequence;
+        snapshots.Write(machine.State.LastSequence, number, hash, machine.State.Write);
+        return machine.State.LastSequence;
+    }
+
+    /// <summary>Everything is durable and answered: marks it so, and leaves a snapshot for a quick start.</summary>
+    void Stop(Serving serving)
+    {
+        serving.Snapshotting?.Wait();
+        lock (_journalLock)
+        {
+            try
+            {
+                if (serving.Journal.WantsMark) serving.Journal.AppendMark();
+                serving.Journal.Flush();
+                State state = serving.Core.State;
+                if (state.LastSequence > serving.SnapshotSequence)
+                    new Snapshots(_disk, Number).Write(state.LastSequence, serving.Journal.LastRecordsNumber, serving.Journal.LastRecordsHash, state.Write);
+            }
+            catch (IOException e)
+            {
+                // Nothing is lost: the next start replays more.
+                _log($"Partition {Number}: stopped without a snapshot: {e.Message}");
+            }
+
+            serving.JournalFault = new IOException("The partition was stopped.");
+            serving.Allocating?.Wait();
+            serving.Journal.Dispose();
+            serving.Readers.Dispose();
+        }
+    }
+}

@@ -1,0 +1,267 @@
+using System.Collections.Concurrent;
+using Purse.Journal;
+using Purse.Ledger;
+
+namespace Purse.Partitions;
+
+public sealed record PartitionOptions
+{
+    public JournalOptions Journal { get; init; } = new();
+
+    /// <summary>The queue's bound, in commands.</summary>
+    public int QueuedCommandsMax { get; init; } = 65_536;
+
+    /// <summary>A block ends after this many; a command's events never straddle two.</summary>
+    public int EventsPerBlockMax { get; init; } = 8_192;
+
+    public int BlocksInFlightMax { get; init; } = 8;
+
+    /// <summary>A snapshot is made after this many events, beside the writer.</summary>
+    public ulong EventsPerSnapshot { get; init; } = 8_000_000;
+
+    /// <summary>How long the writer is idle before an empty block carries the durable mark of the last one.</summary>
+    public TimeSpan MarkDelay { get; init; } = TimeSpan.FromMilliseconds(20);
+
+    /// <summary>Between a failure of the journal and an attempt to recover from it.</summary>
+    public TimeSpan RecoveryDelay { get; init; } = TimeSpan.FromSeconds(1);
+}
+
+/// <summary>
+/// The single writer of one shard. One thread decides (<see cref="PartitionCore"/>), one appends and flushes; commands that come while a
+/// flush runs form the next block. When the journal fails the partition answers nothing any more, and recovers from what is on disk.
+/// </summary>
+public sealed partial class Partition : IAsyncDisposable
+{
+    readonly IDisk _disk;
+    readonly PartitionOptions _options;
+    readonly TimeProvider _clock;
+    readonly Action<string> _log;
+    readonly RequestQueue _queue;
+    readonly Func<bool> _hasWork;
+    readonly BlockingCollection<EventBatch> _appends = [];
+    readonly ConcurrentBag<EventBatch> _freeBatches = [];
+    readonly Thread _thread;
+    readonly TaskCompletionSource _stopped = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    Serving? _serving;
+    volatile Exception? _fault;
+    volatile bool _stopping;
+    readonly Lock _journalLock = new();
+    int _batchesInFlight;
+
+    /// <summary>One life between two recoveries.</summary>
+    sealed class Serving(FileJournal journal, StateMachine machine, EventReaders readers)
+    {
+        public FileJournal Journal { get; } = journal;
+
+        public PartitionCore Core { get; } = new(machine);
+
+        public EventReaders Readers { get; } = readers;
+
+        public ulong SnapshotSequence { get; set; }
+
+        public volatile Exception? JournalFault;
+        public ulong SeenFlushedSequence = machine.State.LastSequence;
+        public Task? Snapshotting;
+        public Task? Allocating;
+        public long NextAllocationTicks;
+    }
+
+    Partition(int number, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
+    {
+        Number = number;
+        _disk = disk;
+        _options = options;
+        _clock = clock;
+        _log = log;
+        _queue = new RequestQueue(options.QueuedCommandsMax);
+        _hasWork = HasWork;
+        for (int i = 0; i < options.BlocksInFlightMax; i++) _freeBatches.Add(new EventBatch(options.EventsPerBlockMax));
+        _thread = new Thread(Run) { Name = $"partition {number}", IsBackground = true };
+    }
+
+    public int Number { get; }
+
+    /// <summary>Recovers, and begins to serve. Throws where the journal is damaged.</summary>
+    public static Partition Start(int number, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
+    {
+        Partition partition = new(number, disk, options, clock, log);
+        partition._serving = partition.Recover();
+        partition._thread.Start();
+        return partition;
+    }
+
+    /// <summary>Null while the partition serves; else what stopped it.</summary>
+    public Exception? Fault => _fault;
+
+    /// <summary>Takes writes: it serves, it is not stopping, and its storage has room.</summary>
+    public bool IsReady => _fault is null && !_stopping && Volatile.Read(ref _serving) is { } serving && serving.Journal.HasRoom;
+
+    public bool HasRoom => Volatile.Read(ref _serving) is { } serving && serving.Journal.HasRoom;
+
+    public int QueuedCommands => _queue.CommandsCount;
+
+    /// <summary>Readers of flushed events, and the positions they may read up to.</summary>
+    public EventReaders? Readers => Volatile.Read(ref _serving)?.Readers;
+
+    /// <summary>Waits until the request is answered or its time is over; the request says what it got.</summary>
+    public ValueTask<RequestStatus> SubmitAsync(Request request, TimeSpan timeout)
+    {
+        ValueTask<RequestStatus> answer = request.Begin(timeout);
+        if (_queue.TryAdd(request) is RequestStatus refused) request.Complete(refused);
+        return answer;
+    }
+
+    void Run()
+    {
+        Thread journalThread = new(AppendLoop) { Name = $"journal {Number}", IsBackground = true };
+        journalThread.Start();
+        while (true)
+        {
+            try
+            {
+                Serve(_serving!);
+                break;
+            }
+            catch (Exception e)
+            {
+                if (!RecoverFrom(e)) break;
+            }
+        }
+
+        _appends.CompleteAdding();
+        journalThread.Join();
+        _stopped.TrySetResult();
+    }
+
+    bool HasWork() => _stopping || !_queue.IsEmpty && Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax || HasNews(_serving!);
+
+    static bool HasNews(Serving serving) => serving.JournalFault is not null || serving.Journal.FlushedSequence != serving.SeenFlushedSequence;
+
+    void Serve(Serving serving)
+    {
+        PartitionCore core = serving.Core;
+        while (true)
+        {
+            if (serving.JournalFault is { } fault) throw new IOException(fault.Message, fault);
+            serving.SeenFlushedSequence = serving.Journal.FlushedSequence;
+            core.Flushed(serving.SeenFlushedSequence);
+            MaybeSnapshot(serving);
+
+            bool idle = _queue.IsEmpty;
+            if (!idle && _freeBatches.TryTake(out EventBatch? batch))
+            {
+                FillBlock(core, batch, serving.Journal.HasRoom);
+                if (batch.Count == 0)
+                {
+                    // Only reads, or refusals that leave no event: they wait for what is in flight, or for nothing.
+                    _freeBatches.Add(batch);
+                    core.Flushed(core.FlushedSequence);
+                }
+                else
+                {
+                    Interlocked.Increment(ref _batchesInFlight);
+                    _appends.Add(batch);
+                }
+
+                continue;
+            }
+
+            if (_stopping && idle && core.WaitingCount == 0)
+            {
+                Stop(serving);
+                return;
+            }
+
+            _queue.Sleep(_hasWork, 1000);
+        }
+    }
+
+    void FillBlock(PartitionCore core, EventBatch batch, bool hasRoom)
+    {
+        core.Open(batch, NowMicros());
+        while (_queue.TryPeek(out Request request))
+        {
+            if (request is CommandRequest commands && !core.TryExecute(commands, hasRoom)) break;
+            _queue.Remove(request);
+            if (request is ReadRequest read) core.Add(read);
+            if (!batch.HasRoom) break;
+        }
+
+        core.Seal();
+    }
+
+    long NowMicros() => (_clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
+
+    /// <summary>The journal's thread: appends what is sealed, and makes all of it durable with one flush.</summary>
+    void AppendLoop()
+    {
+        while (true)
+        {
+            bool any = _appends.TryTake(out EventBatch? batch, _options.MarkDelay);
+            if (!any && _appends.IsCompleted) return;
+            lock (_journalLock)
+            {
+                Serving serving = _serving!;
+                try
+                {
+                    if (!any && serving.JournalFault is null && serving.Journal.WantsMark) serving.Journal.AppendMark();
+                    while (any)
+                    {
+                        if (serving.JournalFault is null) Append(serving, batch!);
+                        Release(batch!);
+                        batch = null;
+                        any = _appends.TryTake(out batch);
+                    }
+
+                    if (serving.JournalFault is null) serving.Journal.Flush();
+                    if (serving.JournalFault is null && serving.Journal.WantsNext) AllocateAhead(serving);
+                }
+                catch (Exception e)
+                {
+                    serving.JournalFault = e;
+                    if (batch is not null) Release(batch);
+                }
+            }
+
+            _queue.Wake();
+        }
+    }
+
+    void Release(EventBatch batch)
+    {
+        _freeBatches.Add(batch);
+        Interlocked.Decrement(ref _batchesInFlight);
+    }
+
+    /// <summary>Zeroing a segment takes longer than a flush may: on a thread of its own. A full disk is asked again every second.</summary>
+    void AllocateAhead(Serving serving)
+    {
+        if (serving.Allocating is { IsCompleted: false } || Environment.TickCount64 < serving.NextAllocationTicks) return;
+        serving.NextAllocationTicks = 0;
+        serving.Allocating = Task.Run(() =>
+        {
+            try
+            {
+                if (serving.Journal.AllocateNext()) return;
+                if (!serving.Journal.HasRoom) _log($"Partition {Number}: the disk is full; new commands are refused until there is room.");
+            }
+            catch (IOException e)
+            {
+                _log($"Partition {Number}: cannot allocate a journal segment: {e.Message}");
+            }
+
+            serving.NextAllocationTicks = Environment.TickCount64 + 1000;
+        });
+    }
+
+    static void Append(Serving serving, EventBatch batch) => serving.Journal.Append(
+        serving.Journal.Epoch, batch.FirstSequence, batch.TimeMicros, batch.Count, Event.SizeBytes, batch.EventBytes, batch.Attachments, batch.Erasable);
+
+    public async ValueTask DisposeAsync()
+    {
+        _queue.Close(RequestStatus.ShuttingDown);
+        _stopping = true;
+        _queue.Wake();
+        await _stopped.Task;
+    }
+}

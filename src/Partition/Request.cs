@@ -1,0 +1,135 @@
+using System.Threading.Tasks.Sources;
+using Purse.Ledger;
+
+namespace Purse.Partitions;
+
+/// <summary>What became of a request, beside the outcomes of its commands.</summary>
+public enum RequestStatus
+{
+    Answered,
+
+    /// <summary>The queue is full: nothing was recorded.</summary>
+    Overloaded,
+
+    /// <summary>The server stops: nothing was recorded.</summary>
+    ShuttingDown,
+
+    /// <summary>The partition is down, and nothing was recorded.</summary>
+    Unavailable,
+
+    /// <summary>The partition went down with the request under way: ask again by id.</summary>
+    UnavailableUnknown,
+
+    /// <summary>The caller's deadline passed before the request was looked at: nothing was recorded, and nothing will be.</summary>
+    DeadlineNotStarted,
+
+    /// <summary>The caller's deadline passed with the request under way: ask again by id.</summary>
+    DeadlineUnknown,
+}
+
+/// <summary>
+/// Something a caller waits for. Whoever wins its state answers it, once: the partition, or the deadline. A caller that gives up stops
+/// waiting; what was begun goes on.
+/// </summary>
+public abstract class Request : IValueTaskSource<RequestStatus>
+{
+    const int Idle = 0, Queued = 1, Running = 2, Ended = 3;
+
+    readonly Timer _timer;
+    ManualResetValueTaskSourceCore<RequestStatus> _source = new() { RunContinuationsAsynchronously = true };
+    long _deadline;
+    int _state = Idle;
+
+    protected Request() => _timer = new Timer(static request => ((Request)request!).OnTimer(), this, Timeout.Infinite, Timeout.Infinite);
+
+    /// <summary>How much of the queue's bound it takes.</summary>
+    internal abstract int CommandsCount { get; }
+
+    /// <summary>Whether the partition is done with it, so that it may be used again.</summary>
+    public bool IsReusable { get; private set; }
+
+    internal ValueTask<RequestStatus> Begin(TimeSpan timeout)
+    {
+        _source.Reset();
+        IsReusable = false;
+        _deadline = Environment.TickCount64 + (long)timeout.TotalMilliseconds;
+        Volatile.Write(ref _state, Queued);
+        _timer.Change((long)timeout.TotalMilliseconds, Timeout.Infinite);
+        return new ValueTask<RequestStatus>(this, _source.Version);
+    }
+
+    /// <summary>False where its caller has given up: it must not be begun any more.</summary>
+    internal bool TryStart() => Interlocked.CompareExchange(ref _state, Running, Queued) is Queued or Running;
+
+    internal void Complete(RequestStatus status)
+    {
+        if (Interlocked.Exchange(ref _state, Ended) == Ended) return;
+        _timer.Change(Timeout.Infinite, Timeout.Infinite);
+        IsReusable = true;
+        _source.SetResult(status);
+    }
+
+    /// <summary>Ends all that a fault or a stop finds waiting.</summary>
+    internal void Fail(RequestStatus ifNotStarted, RequestStatus ifStarted) => Complete(Volatile.Read(ref _state) == Running ? ifStarted : ifNotStarted);
+
+    void OnTimer()
+    {
+        // A timer of an earlier use may fire late: the deadline says whether it is meant.
+        if (Environment.TickCount64 < Volatile.Read(ref _deadline)) return;
+        int state = Interlocked.CompareExchange(ref _state, Ended, Queued);
+        if (state == Queued)
+        {
+            _source.SetResult(RequestStatus.DeadlineNotStarted);
+            return;
+        }
+
+        if (state == Running && Interlocked.CompareExchange(ref _state, Ended, Running) == Running) _source.SetResult(RequestStatus.DeadlineUnknown);
+    }
+
+    RequestStatus IValueTaskSource<RequestStatus>.GetResult(short token) => _source.GetResult(token);
+
+    ValueTaskSourceStatus IValueTaskSource<RequestStatus>.GetStatus(short token) => _source.GetStatus(token);
+
+    void IValueTaskSource<RequestStatus>.OnCompleted(Action<object?> continuation, object? state, short token, ValueTaskSourceOnCompletedFlags flags) =>
+        _source.OnCompleted(continuation, state, token, flags);
+}
+
+/// <summary>One command or many, decided in order; may be used again and again by one caller at a time.</summary>
+public sealed class CommandRequest(int capacity) : Request
+{
+    public Command[] Commands { get; } = new Command[capacity];
+
+    public Decision[] Decisions { get; } = new Decision[capacity];
+
+    public int Count { get; set; } = 1;
+
+    /// <summary>The next one to decide.</summary>
+    internal int Next { get; set; }
+
+    internal override int CommandsCount => Count;
+}
+
+/// <summary>A read that rides the queue: it sees all that was queued before it, and is answered when that is durable.</summary>
+public abstract class ReadRequest : Request
+{
+    /// <summary>Set for a read of the past: no later block may get this time or an earlier one.</summary>
+    public long AsOfMicros { get; init; }
+
+    internal override int CommandsCount => 1;
+
+    internal abstract void Read(State state);
+}
+
+public sealed class ReadRequest<T>(Func<State, T> read) : ReadRequest
+{
+    public T Result { get; private set; } = default!;
+
+    /// <summary>The last event that the read saw.</summary>
+    public ulong Sequence { get; private set; }
+
+    internal override void Read(State state)
+    {
+        Sequence = state.LastSequence;
+        Result = read(state);
+    }
+}

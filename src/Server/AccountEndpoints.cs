@@ -1,0 +1,347 @@
+using System.Globalization;
+using System.Text.Json;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Routing;
+using Purse.Ledger;
+using Purse.Partitions;
+
+namespace Purse.Server;
+
+/// <summary>Opening, changing and reading accounts.</summary>
+sealed class AccountEndpoints(Partition partition, TimeProvider clock)
+{
+    const int HistoryLimitDefault = 50;
+    const int HistoryLimitMax = 1000;
+
+    /// <summary>Without authentication every caller is this one.</summary>
+    const string By = "local";
+
+    public void Map(IEndpointRouteBuilder routes)
+    {
+        const string account = "/v1/wallet/accounts/{account}";
+        routes.MapPost("/v1/wallet/accounts", (RequestDelegate)OpenAsync);
+        routes.MapGet(account, (RequestDelegate)GetAsync);
+        routes.MapPut($"{account}/limits", (RequestDelegate)SetLimitsAsync);
+        routes.MapPut($"{account}/metadata", (RequestDelegate)SetMetadataAsync);
+        routes.MapPost($"{account}/freeze", (RequestDelegate)FreezeAsync);
+        routes.MapPost($"{account}/unfreeze", http => ChangeAsync(http, CommandKind.Unfreeze));
+        routes.MapPost($"{account}/close", http => ChangeAsync(http, CommandKind.Close));
+        routes.MapGet($"{account}/balance", (RequestDelegate)BalanceAsync);
+        routes.MapGet($"{account}/history", (RequestDelegate)HistoryAsync);
+    }
+
+    async Task OpenAsync(HttpContext http)
+    {
+        OpenAccountBody body = await Body.ReadAsync(http, BodyJson.Default.OpenAccountBody);
+        AccountName account = Query.Account("account", body.Account);
+        if (account.IsSystem) throw Query.SystemAccount(account);
+        Command command = new()
+        {
+            Kind = CommandKind.OpenAccount,
+            Account = account,
+            Details = new CommandDetails { By = By, Metadata = Query.Metadata(body.Metadata), Limits = Query.Limits(body.Limits) },
+        };
+        Decision decision = await ExecuteAsync(http, command);
+        if (decision.Outcome == Outcome.AccountExists && !IsSameOpening(body, command.Details, Readers().Read(decision.Sequence)))
+            throw new Problem("account_exists", $"Account '{account}' was opened before with other metadata or limits.").With("account", body.Account);
+        await AnswerAccountAsync(http, account, decision.Outcome == Outcome.Done ? 201 : 200);
+    }
+
+    bool IsSameOpening(OpenAccountBody body, CommandDetails details, RecordedEvent opened)
+    {
+        State state = Readers().State;
+        Limits[] asked = [.. details.Limits!.Select(one => ToLimits(one, state)).OrderBy(one => one.Currency)];
+        return asked.AsSpan().SequenceEqual(opened.Attachment.Limits()) && TransferEndpoints.SameJson(body.Metadata, opened.Attachment.Erased(AttachmentTag.Metadata));
+    }
+
+    static Limits ToLimits(in LimitsAsWritten written, State state)
+    {
+        state.TryCurrency(written.Currency, out uint currency, out int decimals);
+        Amount.ToMinor(Int128.Abs(written.MinDigits), written.MinScale, decimals, out Int128 min);
+        Amount.ToMinor(Int128.Abs(written.MaxDigits), written.MaxScale, decimals, out Int128 max);
+        return new Limits(
+            currency,
+            written.HasMin ? (written.MinDigits < 0 ? -min : min) : null,
+            written.HasMax ? (written.MaxDigits < 0 ? -max : max) : null);
+    }
+
+    async Task SetLimitsAsync(HttpContext http)
+    {
+        AccountName account = Query.OrdinaryAccountOfPath(http);
+        SetLimitsBody body = await Body.ReadAsync(http, BodyJson.Default.SetLimitsBody);
+        await ChangeAsync(http, new Command { Kind = CommandKind.SetLimits, Account = account, Details = new CommandDetails { By = By, Limits = Query.Limits(body.Limits) } });
+    }
+
+    async Task SetMetadataAsync(HttpContext http)
+    {
+        AccountName account = Query.OrdinaryAccountOfPath(http);
+        SetMetadataBody body = await Body.ReadAsync(http, BodyJson.Default.SetMetadataBody);
+        await ChangeAsync(http, new Command { Kind = CommandKind.SetMetadata, Account = account, Details = new CommandDetails { By = By, Metadata = Query.Metadata(body.Metadata) } });
+    }
+
+    async Task FreezeAsync(HttpContext http)
+    {
+        AccountName account = Query.OrdinaryAccountOfPath(http);
+        FreezeBody body = await Body.ReadAsync(http, BodyJson.Default.FreezeBody);
+        Direction direction = body.Direction switch
+        {
+            "debit" => Direction.Debit,
+            "credit" => Direction.Credit,
+            "both" => Direction.Both,
+            _ => throw new Problem("malformed_request", $"direction is '{Query.Shorten(body.Direction)}'; it must be debit, credit or both."),
+        };
+        await ChangeAsync(http, new Command
+        {
+            Kind = CommandKind.Freeze, Account = account, Direction = direction, Details = new CommandDetails { By = By, Reason = Query.Reason(body.Reason) },
+        });
+    }
+
+    async Task ChangeAsync(HttpContext http, CommandKind kind)
+    {
+        AccountName account = Query.OrdinaryAccountOfPath(http);
+        ReasonBody body = await Body.ReadAsync(http, BodyJson.Default.ReasonBody, ifEmpty: new ReasonBody());
+        await ChangeAsync(http, new Command { Kind = kind, Account = account, Details = new CommandDetails { By = By, Reason = Query.Reason(body.Reason) } });
+    }
+
+    async Task ChangeAsync(HttpContext http, Command command)
+    {
+        await ExecuteAsync(http, command);
+        await AnswerAccountAsync(http, command.Account, 200);
+    }
+
+    async Task<Decision> ExecuteAsync(HttpContext http, Command command)
+    {
+        Query.AllowParameters(http);
+        TimeSpan timeout = Query.Timeout(http);
+        CommandRequest request = new(1);
+        request.Commands[0] = command;
+        RequestStatus status = await partition.SubmitAsync(request, timeout);
+        if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
+        Decision decision = request.Decisions[0];
+        switch (decision.Outcome)
+        {
+            case Outcome.Done or Outcome.Unchanged or Outcome.AccountExists:
+                return decision;
+            case Outcome.AccountNotFound:
+                throw NotFound(command.Account);
+            case Outcome.BalanceNotZero:
+            {
+                State state = Readers().State;
+                int decimals = state.Decimals(decision.Currency);
+                string currency = state.CurrencyCode(decision.Currency);
+                throw new Problem("balance_not_zero", $"Account '{command.Account}' still has {Amount.Format(decision.Posted, decimals)} {currency}; an account is closed empty.")
+                    .With("currency", currency).With("posted", Amount.Format(decision.Posted, decimals)).With("held", Amount.Format(decision.Held, decimals));
+            }
+
+            default:
+                throw Problem.From(decision.Outcome, string.Join(", ", command.Details?.Limits?.Select(one => one.Currency.ToString()) ?? []));
+        }
+    }
+
+    static Problem NotFound(AccountName account) => new("account_not_found", $"No account '{account}' was opened.");
+
+    sealed record AccountView(Account Account, List<Balance> Balances, Limits[] Limits);
+
+    async Task GetAsync(HttpContext http)
+    {
+        Query.AllowParameters(http, "min_position", "source");
+        await AnswerAccountAsync(http, Query.AccountOfPath(http), 200);
+    }
+
+    async Task AnswerAccountAsync(HttpContext http, AccountName name, int status)
+    {
+        (AccountView? view, ulong sequence) = await ReadAsync(http, state =>
+        {
+            uint number = state.Names.Find(name);
+            if (number == 0 || !state.Account(number).IsOpened) return null;
+            return new AccountView(state.Account(number), [.. state.Balances(number).OrderBy(b => b.Currency)], state.LimitsOf(number));
+        });
+        if (view is null && !name.IsSystem) throw NotFound(name);
+        EventReaders readers = Readers();
+        Account account = view?.Account ?? default;
+        RecordedEvent? frozen = account.FrozenSequence == 0 ? null : readers.Read(account.FrozenSequence);
+        byte[]? metadata = account.MetadataSequence == 0 ? null : readers.Read(account.MetadataSequence).Attachment.Erased(AttachmentTag.Metadata);
+        await Answer.WriteAsync(http, status, json =>
+        {
+            json.WriteString("account", name.Utf8);
+            json.WriteString("status", account.IsClosed ? "closed" : frozen is not null ? "frozen" : "open");
+            if (frozen is not null) WriteFrozen(json, frozen);
+            EventJson.WriteLimits(json, view?.Limits ?? [], readers.State);
+            if (metadata is not null) EventJson.WriteRaw(json, "metadata", metadata);
+            json.WriteStartObject("balances");
+            foreach (Balance balance in view?.Balances ?? [])
+            {
+                json.WriteStartObject(readers.State.CurrencyCode(balance.Currency));
+                WriteFigures(json, balance.Posted, balance.Held, readers.State.Decimals(balance.Currency));
+                json.WriteEndObject();
+            }
+
+            json.WriteEndObject();
+            json.WriteString("position", Answer.Position(partition.Number, sequence));
+        });
+    }
+
+    static void WriteFrozen(Utf8JsonWriter json, RecordedEvent frozen)
+    {
+        json.WriteStartObject("frozen");
+        json.WriteString("direction", EventJson.DirectionName((Direction)frozen.Event.Code));
+        if (frozen.Attachment.Text(AttachmentTag.Reason) is string reason) json.WriteString("reason", reason);
+        if (frozen.Attachment.Text(AttachmentTag.By) is string by) json.WriteString("by", by);
+        json.WriteString("since", Answer.Time(frozen.TimeMicros));
+        json.WriteEndObject();
+    }
+
+    static void WriteFigures(Utf8JsonWriter json, Int128 posted, Int128 held, int decimals)
+    {
+        json.WriteString("posted", Amount.Format(posted, decimals));
+        json.WriteString("held", Amount.Format(held, decimals));
+        json.WriteString("available", Amount.Format(posted - held, decimals));
+    }
+
+    async Task BalanceAsync(HttpContext http)
+    {
+        Query.AllowParameters(http, "currency", "as_of", "at", "min_position", "source");
+        AccountName name = Query.AccountOfPath(http);
+        uint currency = CurrencyParameter(http);
+        string? asOfText = Query.Parameter(http, "as_of"), atText = Query.Parameter(http, "at");
+        if (asOfText is not null && atText is not null) throw new Problem("malformed_request", "as_of and at cannot both be given.");
+        long? asOf = asOfText is null ? null : Query.TimeMicros("as_of", asOfText);
+        if (asOf > NowMicros()) throw new Problem("time_in_future", $"as_of is {asOfText}; it is {Answer.Time(NowMicros())} now.");
+        ulong? at = atText is null ? null : Query.Position("at", atText, partition.Number)
+            ?? throw new Problem("malformed_request", $"at is '{Query.Shorten(atText)}', which has no entry for partition {partition.Number}.");
+
+        (Balance balance, ulong sequence) = await ReadBalanceAsync(http, name, currency, asOf ?? 0);
+        if (at > sequence) throw new Problem("time_in_future", $"at is {partition.Number}:{at}; the last event is {partition.Number}:{sequence}.");
+        EventReaders readers = Readers();
+        RecordedEvent? then = null;
+        if (asOf is not null || at is not null)
+        {
+            (_, ulong found) = asOf is long time
+                ? readers.History.LastAtOrBefore(readers, balance, time)
+                : readers.History.LastAtOrBeforeSequence(readers, balance, at!.Value);
+            if (found != 0) then = readers.Read(found);
+            balance.Posted = then?.Event.Posted ?? 0;
+            balance.Held = then?.Event.Held ?? 0;
+        }
+
+        await Answer.WriteAsync(http, 200, json =>
+        {
+            json.WriteString("account", name.Utf8);
+            json.WriteString("currency", readers.State.CurrencyCode(currency));
+            WriteFigures(json, balance.Posted, balance.Held, readers.State.Decimals(currency));
+            json.WriteString("position", Answer.Position(partition.Number, at ?? sequence));
+            if (asOf is long time) json.WriteString("as_of", Answer.Time(time));
+            if (then is null) return;
+            json.WritePropertyName("event");
+            EventJson.Write(json, partition.Number, then, readers.State);
+        });
+    }
+
+    async Task HistoryAsync(HttpContext http)
+    {
+        Query.AllowParameters(http, "currency", "limit", "cursor", "order", "from", "to", "min_position", "source");
+        AccountName name = Query.AccountOfPath(http);
+        uint currency = CurrencyParameter(http);
+        int limit = Limit(Query.Parameter(http, "limit"));
+        bool ascending = Query.Parameter(http, "order") switch
+        {
+            null or "desc" => false,
+            "asc" => true,
+            { } other => throw new Problem("malformed_request", $"order is '{Query.Shorten(other)}'; it must be asc or desc."),
+        };
+        long? from = Query.Parameter(http, "from") is string fromText ? Query.TimeMicros("from", fromText) : null;
+        long? to = Query.Parameter(http, "to") is string toText ? Query.TimeMicros("to", toText) : null;
+        string? cursor = Query.Parameter(http, "cursor");
+
+        (Balance balance, _) = await ReadBalanceAsync(http, name, currency, 0);
+        EventReaders readers = Readers();
+        ulong next, end;
+        if (cursor is not null)
+        {
+            (ascending, next, end) = Query.Cursor(cursor);
+        }
+        else
+        {
+            ulong first = from is long f ? readers.History.LastAtOrBefore(readers, balance, f - 1).Number + 1 : 1;
+            ulong last = to is long t ? readers.History.LastAtOrBefore(readers, balance, t).Number : ascending ? ulong.MaxValue : balance.EventsCount;
+            (next, end) = ascending ? (first, last) : (last, first);
+        }
+
+        List<RecordedEvent> page = Page(readers, balance, ascending, next, end, limit);
+        ulong after = ascending ? next + (ulong)page.Count : next - (ulong)page.Count;
+        // Ascending without an upper end there is always more to come; a cursor for it only where there is already.
+        bool more = page.Count > 0 && (ascending ? after <= Math.Min(end, balance.EventsCount) : after >= Math.Max(end, 1));
+        await Answer.WriteAsync(http, 200, json =>
+        {
+            json.WriteStartArray("events");
+            foreach (RecordedEvent e in page) EventJson.Write(json, partition.Number, e, readers.State);
+            json.WriteEndArray();
+            json.WriteString("next_cursor", more ? Query.Cursor(ascending, after, end) : null);
+        });
+    }
+
+    /// <summary>Events by their numbers in the balance's chain, which is walked backwards whatever the order.</summary>
+    static List<RecordedEvent> Page(EventReaders readers, in Balance balance, bool ascending, ulong next, ulong end, int limit)
+    {
+        ulong count = (ulong)limit;
+        ulong high = ascending ? Math.Min(Math.Min(end, balance.EventsCount), next + count - 1) : Math.Min(next, balance.EventsCount);
+        ulong low = ascending ? next : Math.Max(Math.Max(end, 1), high >= count ? high - count + 1 : 1);
+        if (high < low || high == 0 || low == 0) return [];
+        List<RecordedEvent> page = [.. readers.Backwards(readers.History.Find(readers, balance, high)).Take((int)(high - low + 1))];
+        if (ascending) page.Reverse();
+        return page;
+    }
+
+    static int Limit(string? text)
+    {
+        if (text is null) return HistoryLimitDefault;
+        return int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int limit) && limit is >= 1 and <= HistoryLimitMax
+            ? limit
+            : throw new Problem("malformed_request", $"limit is '{Query.Shorten(text)}'; it must be 1 to {HistoryLimitMax}.");
+    }
+
+    uint CurrencyParameter(HttpContext http)
+    {
+        string text = Query.Parameter(http, "currency") ?? throw new Problem("malformed_request", "The parameter currency is missing, such as ?currency=USD.");
+        return Readers().State.TryCurrency(Query.Currency(text), out uint number, out _) ? number : throw Problem.From(Outcome.CurrencyUnknown, text);
+    }
+
+    async Task<(Balance Balance, ulong Sequence)> ReadBalanceAsync(HttpContext http, AccountName name, uint currency, long asOfMicros)
+    {
+        ((bool Found, Balance Balance) read, ulong sequence) = await ReadAsync(
+            http,
+            state =>
+            {
+                uint number = state.Names.Find(name);
+                return (number != 0 && state.Account(number).IsOpened, state.Balance(number, currency));
+            },
+            asOfMicros);
+        if (!read.Found && !name.IsSystem) throw NotFound(name);
+        return (read.Balance, sequence);
+    }
+
+    /// <summary>Rides the queue; waits for <c>min_position</c> where one is asked for.</summary>
+    async Task<(T Result, ulong Sequence)> ReadAsync<T>(HttpContext http, Func<State, T> read, long asOfMicros = 0)
+    {
+        if (Query.Parameter(http, "source") is string source and not "partition")
+            throw new Problem("malformed_request", $"source is '{Query.Shorten(source)}'; this server has only partition.");
+        ulong min = Query.Parameter(http, "min_position") is string text ? Query.Position("min_position", text, partition.Number) ?? 0 : 0;
+        TimeSpan timeout = Query.Timeout(http);
+        long deadline = Environment.TickCount64 + (long)timeout.TotalMilliseconds;
+        while (true)
+        {
+            ReadRequest<T> request = new(read) { AsOfMicros = asOfMicros };
+            RequestStatus status = await partition.SubmitAsync(request, timeout);
+            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
+            if (request.Sequence >= min) return (request.Result, request.Sequence);
+            if (Environment.TickCount64 >= deadline)
+                throw new Problem("deadline_exceeded", $"The last event is {partition.Number}:{request.Sequence}; min_position {partition.Number}:{min} was not reached within {timeout.TotalMilliseconds:0} ms.");
+            await Task.Delay(10, http.RequestAborted);
+        }
+    }
+
+    long NowMicros() => (clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
+
+    EventReaders Readers() => partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default);
+}

@@ -1,0 +1,97 @@
+using System.Globalization;
+using System.Text.Json;
+using Microsoft.AspNetCore.Http;
+using Purse.Ledger;
+using Purse.Partitions;
+
+namespace Purse.Server;
+
+/// <summary>Writes answers.</summary>
+public static class Answer
+{
+    // Account names and amounts hold nothing that needs escaping, and a human reads these answers.
+    static readonly JsonWriterOptions Options = new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+
+    public static async Task WriteAsync(HttpContext http, int status, Action<Utf8JsonWriter> write, string contentType = "application/json")
+    {
+        http.Response.StatusCode = status;
+        http.Response.ContentType = contentType;
+        using (Utf8JsonWriter json = new(http.Response.BodyWriter, Options))
+        {
+            json.WriteStartObject();
+            write(json);
+            json.WriteEndObject();
+        }
+
+        await http.Response.BodyWriter.FlushAsync(http.RequestAborted);
+    }
+
+    public static Task WriteAsync(HttpContext http, Problem problem)
+    {
+        if (problem.Status is 503 or 429) http.Response.Headers.RetryAfter = "1";
+        return WriteAsync(http, problem.Status, json => Write(json, problem), "application/problem+json");
+    }
+
+    public static void Write(Utf8JsonWriter json, Problem problem)
+    {
+        json.WriteString("type", $"urn:purse:problem:{problem.Code}");
+        json.WriteString("title", Problem.Codes[problem.Code].Title);
+        json.WriteNumber("status", problem.Status);
+        json.WriteString("detail", problem.Message);
+        json.WriteString("code", problem.Code);
+        json.WriteBoolean("retryable", problem.Retryable);
+        json.WriteString("outcome", problem.Outcome);
+        foreach ((string name, object? value) in problem.Members)
+        {
+            switch (value)
+            {
+                case string text:
+                    json.WriteString(name, text);
+                    break;
+                case bool flag:
+                    json.WriteBoolean(name, flag);
+                    break;
+                case IEnumerable<string> list:
+                    json.WriteStartArray(name);
+                    foreach (string one in list) json.WriteStringValue(one);
+                    json.WriteEndArray();
+                    break;
+                default:
+                    throw new ArgumentException($"A problem's member {name} cannot be a {value?.GetType()}.", nameof(problem));
+            }
+        }
+    }
+
+    public static void WriteTransfer(
+        Utf8JsonWriter json, string status, string transactionId, string from, string to, string amount, string currency, long timeMicros, int partition, ulong sequence)
+    {
+        json.WriteString("transaction_id", transactionId);
+        json.WriteString("status", status);
+        json.WriteString("from_account", from);
+        json.WriteString("to_account", to);
+        json.WriteString("amount", amount);
+        json.WriteString("currency", currency);
+        json.WriteString("completed_at", Time(timeMicros));
+        json.WriteString("position", Position(partition, sequence));
+    }
+
+    public static string Position(int partition, ulong sequence) => string.Create(CultureInfo.InvariantCulture, $"{partition}:{sequence}");
+
+    /// <summary>RFC 3339 in UTC, with microseconds.</summary>
+    public static string Time(long micros) =>
+        DateTimeOffset.UnixEpoch.AddTicks(micros * TimeSpan.TicksPerMicrosecond).ToString("yyyy-MM-dd'T'HH:mm:ss.ffffff'Z'", CultureInfo.InvariantCulture);
+
+    public static Guid ToGuid(UInt128 id)
+    {
+        Span<byte> bytes = stackalloc byte[16];
+        System.Buffers.Binary.BinaryPrimitives.WriteUInt128BigEndian(bytes, id);
+        return new Guid(bytes, bigEndian: true);
+    }
+
+    public static UInt128 FromGuid(Guid id)
+    {
+        Span<byte> bytes = stackalloc byte[16];
+        id.TryWriteBytes(bytes, bigEndian: true, out _);
+        return System.Buffers.Binary.BinaryPrimitives.ReadUInt128BigEndian(bytes);
+    }
+}

@@ -1,0 +1,103 @@
+using System.Text.Json;
+using Purse.Ledger;
+using Purse.Partitions;
+
+namespace Purse.Server;
+
+/// <summary>An event as clients and exports see it.</summary>
+public static class EventJson
+{
+    public static string KindName(EventKind kind) => kind switch
+    {
+        EventKind.Debited => "debited",
+        EventKind.Credited => "credited",
+        EventKind.Held => "held",
+        EventKind.Released => "released",
+        EventKind.Captured => "captured",
+        EventKind.Expired => "expired",
+        EventKind.TransferRejected => "transfer_rejected",
+        EventKind.AccountOpened => "account_opened",
+        EventKind.AccountNamed => "account_named",
+        EventKind.MetadataChanged => "metadata_changed",
+        EventKind.LimitsChanged => "limits_changed",
+        EventKind.Frozen => "frozen",
+        EventKind.Unfrozen => "unfrozen",
+        EventKind.Closed => "closed",
+        EventKind.CurrencyRegistered => "currency_registered",
+        EventKind.Prepared => "prepared",
+        EventKind.Refused => "refused",
+        EventKind.Committed => "committed",
+        EventKind.Aborted => "aborted",
+        EventKind.Finished => "finished",
+        EventKind.Sealed => "sealed",
+        _ => throw new ArgumentOutOfRangeException(nameof(kind), kind, "no such kind of event"),
+    };
+
+    public static string OutcomeCode(Outcome outcome) => JsonNamingPolicy.SnakeCaseLower.ConvertName(outcome.ToString());
+
+    public static string DirectionName(Direction direction) => direction switch
+    {
+        Direction.Debit => "debit",
+        Direction.Credit => "credit",
+        Direction.Both => "both",
+        _ => throw new ArgumentOutOfRangeException(nameof(direction), direction, "no such direction"),
+    };
+
+    /// <param name="state">Knows at least the names and currencies that were known when the event was written.</param>
+    public static void Write(Utf8JsonWriter json, int partition, RecordedEvent recorded, State state)
+    {
+        ref readonly Event e = ref recorded.Event;
+        Attachment attachment = recorded.Attachment;
+        json.WriteStartObject();
+        json.WriteString("position", Answer.Position(partition, recorded.Sequence));
+        json.WriteString("time", Answer.Time(recorded.TimeMicros));
+        json.WriteString("kind", KindName(e.Kind));
+        if (e.Account != 0) json.WriteString("account", state.Names.Utf8(e.Account));
+        if (e.Counterparty != 0) json.WriteString("counterparty", state.Names.Utf8(e.Counterparty));
+        if (e.Currency != 0)
+        {
+            int decimals = state.Decimals(e.Currency);
+            json.WriteString("currency", state.CurrencyCode(e.Currency));
+            json.WriteString("amount", Amount.Format(e.Amount, decimals));
+            if (e.TouchesBalance)
+            {
+                json.WriteString("posted", Amount.Format(e.Posted, decimals));
+                json.WriteString("held", Amount.Format(e.Held, decimals));
+            }
+        }
+
+        if (e.TransactionId != 0 || e.TouchesBalance) json.WriteString("transaction_id", Answer.ToGuid(e.TransactionId));
+        if (e.Previous != 0) json.WriteString("previous", Answer.Position(partition, e.Previous));
+        if (e.Kind == EventKind.TransferRejected) json.WriteString("code", OutcomeCode((Outcome)e.Code));
+        if (e.Kind == EventKind.Frozen) json.WriteString("direction", DirectionName((Direction)e.Code));
+        if (attachment.Text(AttachmentTag.By) is string by) json.WriteString("by", by);
+        if (attachment.Text(AttachmentTag.Reason) is string reason) json.WriteString("reason", reason);
+        if (attachment.Erased(AttachmentTag.Description) is byte[] description) json.WriteString("description", description);
+        if (attachment.Erased(AttachmentTag.Metadata) is byte[] metadata) WriteRaw(json, "metadata", metadata);
+        if (attachment.TryGet(AttachmentTag.Limits, out _)) WriteLimits(json, attachment.Limits(), state);
+        json.WriteEndObject();
+    }
+
+    public static void WriteLimits(Utf8JsonWriter json, Limits[] limits, State state)
+    {
+        json.WriteStartObject("limits");
+        foreach (Limits one in limits)
+        {
+            int decimals = state.Decimals(one.Currency);
+            json.WriteStartObject(state.CurrencyCode(one.Currency));
+            if (one.Min is Int128 min) json.WriteString("min_balance", Amount.Format(min, decimals));
+            if (one.Max is Int128 max) json.WriteString("max_balance", Amount.Format(max, decimals));
+            json.WriteEndObject();
+        }
+
+        json.WriteEndObject();
+    }
+
+    /// <summary>Metadata was checked to be a JSON object when it came in.</summary>
+    public static void WriteRaw(Utf8JsonWriter json, string name, byte[] raw)
+    {
+        json.WritePropertyName(name);
+        using JsonDocument document = JsonDocument.Parse(raw);
+        document.RootElement.WriteTo(json);
+    }
+}

@@ -1,0 +1,232 @@
+using System.Net;
+using System.Net.Sockets;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Hosting;
+using Microsoft.AspNetCore.Hosting.Server;
+using Microsoft.AspNetCore.Hosting.Server.Features;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Http.Features;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Logging;
+using Purse.Journal;
+using Purse.Partitions;
+using BadHttpRequestException = Microsoft.AspNetCore.Http.BadHttpRequestException;
+
+namespace Purse.Server;
+
+public sealed record WalletServerOptions
+{
+    public required string DataFolder { get; init; }
+
+    /// <summary>Such as <c>http://127.0.0.1:7070</c>; port 0 takes a free one.</summary>
+    public required string Listen { get; init; }
+
+    public PartitionOptions Partition { get; init; } = new();
+
+    public Action<string> Log { get; init; } = static _ => { };
+}
+
+/// <summary>What the operator asked for cannot be done; the message says why and what to do.</summary>
+public sealed class StartException(string message, Exception? inner = null) : Exception(message, inner);
+
+/// <summary>The one deployable: data folder, partition and HTTP.</summary>
+public sealed class WalletServer : IAsyncDisposable
+{
+    readonly WebApplication _app;
+    readonly DataFolder _folder;
+    readonly Partition _partition;
+    bool _disposed;
+
+    WalletServer(WebApplication app, DataFolder folder, Partition partition)
+    {
+        _app = app;
+        _folder = folder;
+        _partition = partition;
+    }
+
+    /// <summary>Where it listens, with the port it got.</summary>
+    public Uri Address { get; private set; } = null!;
+
+    public Partition Partition => _partition;
+
+    /// <summary>Recovers the data folder, then listens.</summary>
+    /// <exception cref="StartException">Something the operator must mend.</exception>
+    public static async Task<WalletServer> StartAsync(WalletServerOptions options)
+    {
+        Uri listen = CheckListen(options.Listen);
+        DataFolder folder;
+        try
+        {
+            folder = DataFolder.OpenForWriting(options.DataFolder, $"process {Environment.ProcessId}, which serves {options.Listen} since {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z");
+        }
+        catch (IOException e)
+        {
+            throw new StartException(e.Message, e);
+        }
+
+        Partition? partition = null;
+        try
+        {
+            if (folder.PartitionsCount != 1) throw new StartException($"{folder.Root} was made for {folder.PartitionsCount} partitions; this version serves 1. Use the version that made it.");
+            partition = Partition.Start(0, folder.Disk(0), options.Partition, TimeProvider.System, options.Log);
+            WalletServer server = new(Build(listen, partition, options.Log), folder, partition);
+            await server._app.StartAsync();
+            server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
+            return server;
+        }
+        catch (Exception e)
+        {
+            if (partition is not null) await partition.DisposeAsync();
+            folder.Dispose();
+            throw e switch
+            {
+                StartException => e,
+                JournalDamagedException or Ledger.InvariantBrokenException or InvalidDataException => new StartException($"The journal in {options.DataFolder} cannot be served. {e.Message}", e),
+                DiskFullException => new StartException($"storage_full: {e.Message} Make room, then start again.", e),
+                IOException when e.Message.Contains("address already in use", StringComparison.Ordinal) =>
+                    new StartException($"{options.Listen} is in use by another program. Stop it, or name another address with --listen.", e),
+                IOException or SocketException => new StartException(e.Message, e),
+                _ => e,
+            };
+        }
+    }
+
+    /// <summary>Ends when the process is told to stop (SIGTERM, Ctrl-C).</summary>
+    public async Task WaitForStopAsync() => await _app.WaitForShutdownAsync();
+
+    static Uri CheckListen(string listen)
+    {
+        if (!Uri.TryCreate(listen, UriKind.Absolute, out Uri? uri) || uri.Scheme != Uri.UriSchemeHttp || uri.PathAndQuery != "/")
+            throw new StartException($"Cannot listen on '{listen}'. Give an address such as http://127.0.0.1:7070.");
+        bool isLoopback = uri.Host == "localhost" || (IPAddress.TryParse(uri.Host.Trim('[', ']'), out IPAddress? address) && IPAddress.IsLoopback(address));
+        return isLoopback
+            ? uri
+            : throw new StartException(
+                $"Refusing to listen on {listen}: without authentication every caller may move all money, so only loopback addresses are allowed. Use http://127.0.0.1:{uri.Port}, behind a proxy that authenticates.");
+    }
+
+    static WebApplication Build(Uri listen, Partition partition, Action<string> log)
+    {
+        WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
+        builder.WebHost.UseKestrelCore();
+        builder.WebHost.ConfigureKestrel(kestrel =>
+        {
+            kestrel.AddServerHeader = false;
+            kestrel.Limits.MaxRequestBodySize = 8 * 1024 * 1024;
+            if (listen.Host == "localhost") kestrel.ListenLocalhost(listen.Port, options => options.Protocols = HttpProtocols.Http1);
+            else kestrel.Listen(IPAddress.Parse(listen.Host.Trim('[', ']')), listen.Port, options => options.Protocols = HttpProtocols.Http1);
+        });
+        builder.Services.AddRoutingCore();
+        builder.Services.AddSingleton<IHostLifetime, SignalLifetime>();
+        builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
+        builder.Logging.SetMinimumLevel(LogLevel.None);
+
+        WebApplication app = builder.Build();
+        CancellationToken stopping = app.Lifetime.ApplicationStopping;
+        app.Use(next => http => GuardAsync(http, next, stopping, log));
+        app.UseRouting();
+        new TransferEndpoints(partition).Map(app);
+        new AccountEndpoints(partition, TimeProvider.System).Map(app);
+        new EventEndpoints(partition, stopping).Map(app);
+        app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
+        app.MapGet("/readyz", http => ReadyAsync(http, partition, stopping));
+        return app;
+    }
+
+    static Task ReadyAsync(HttpContext http, Partition partition, CancellationToken stopping)
+    {
+        if (stopping.IsCancellationRequested) throw Problem.From(RequestStatus.ShuttingDown, default);
+        if (partition.Fault is not null) throw Problem.From(RequestStatus.Unavailable, default);
+        if (!partition.IsReady) throw Problem.From(Ledger.Outcome.StorageFull, "");
+        return Answer.WriteAsync(http, 200, json => json.WriteString("status", "ready"));
+    }
+
+    /// <summary>Around every request: its id, who may call, and every problem as problem+json.</summary>
+    static async Task GuardAsync(HttpContext http, RequestDelegate next, CancellationToken stopping, Action<string> log)
+    {
+        http.Response.Headers["X-Request-Id"] = RequestId(http);
+        try
+        {
+            // A web page that a name server points at this machine must not reach it with the caller's rights.
+            if (!IsLoopbackName(http.Request.Host.Host))
+                throw new Problem("misdirected_request", $"The request names the host '{Query.Shorten(http.Request.Host.Host)}'; without authentication only loopback names are served.");
+            await next(http);
+            if (http.Response is { HasStarted: false, StatusCode: 404 }) throw new Problem("route_not_found", $"There is nothing at {Query.Shorten(http.Request.Path)}; docs/API.md lists what there is.");
+            if (http.Response is { HasStarted: false, StatusCode: 405 }) throw new Problem("method_not_allowed", $"{http.Request.Path} does not take {http.Request.Method}.");
+        }
+        catch (Exception e) when (!http.Response.HasStarted)
+        {
+            if (http.RequestAborted.IsCancellationRequested) return;
+            Problem problem = e as Problem ?? FromFault(e, http, log);
+            await Answer.WriteAsync(http, problem);
+        }
+        catch (Exception e) when (e is OperationCanceledException or IOException && http.RequestAborted.IsCancellationRequested)
+        {
+            // The caller went away in the middle of an answer.
+        }
+    }
+
+    static Problem FromFault(Exception e, HttpContext http, Action<string> log)
+    {
+        switch (e)
+        {
+            case BadHttpRequestException { StatusCode: 413 }:
+                return new Problem("request_too_large", "The body is too large.");
+            case BadHttpRequestException bad:
+                return new Problem("malformed_request", bad.Message);
+            case JournalDamagedException or ObjectDisposedException:
+                log($"{http.Request.Method} {http.Request.Path}: {e.Message}");
+                return Problem.From(RequestStatus.UnavailableUnknown, default);
+            default:
+                log($"{http.Request.Method} {http.Request.Path} failed: {e}");
+                return new Problem("internal_error", "The server failed; its log says more under this request's time. Ask by id what became of a transfer.", "unknown");
+        }
+    }
+
+    static string RequestId(HttpContext http)
+    {
+        string? given = http.Request.Headers["X-Request-Id"];
+        bool isUsable = given is { Length: > 0 and <= 128 } && !given.AsSpan().ContainsAnyExceptInRange('!', '~');
+        return isUsable ? given! : http.TraceIdentifier;
+    }
+
+    static bool IsLoopbackName(string host) =>
+        host is "localhost" or "127.0.0.1" or "[::1]" || host.EndsWith(".localhost", StringComparison.Ordinal) || (IPAddress.TryParse(host, out IPAddress? address) && IPAddress.IsLoopback(address));
+
+    /// <summary>Answers what is in flight, then leaves a snapshot.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        if (_disposed) return;
+        _disposed = true;
+        await _app.StopAsync();
+        await _partition.DisposeAsync();
+        await _app.DisposeAsync();
+        _folder.Dispose();
+    }
+
+    /// <summary>SIGTERM and Ctrl-C stop the host; nothing is written to the console, which belongs to the CLI.</summary>
+    sealed class SignalLifetime(IHostApplicationLifetime lifetime) : IHostLifetime, IDisposable
+    {
+        readonly List<System.Runtime.InteropServices.PosixSignalRegistration> _signals = [];
+
+        public Task WaitForStartAsync(CancellationToken cancellationToken)
+        {
+            foreach (System.Runtime.InteropServices.PosixSignal signal in new[] { System.Runtime.InteropServices.PosixSignal.SIGTERM, System.Runtime.InteropServices.PosixSignal.SIGINT })
+            {
+                _signals.Add(System.Runtime.InteropServices.PosixSignalRegistration.Create(signal, context =>
+                {
+                    context.Cancel = true;
+                    lifetime.StopApplication();
+                }));
+            }
+
+            return Task.CompletedTask;
+        }
+
+        public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        public void Dispose() => _signals.ForEach(signal => signal.Dispose());
+    }
+}
