@@ -47,6 +47,8 @@ public sealed class FileJournal : IDisposable
     int _segment;
     long _offset;
     long _segmentLength;
+    readonly Lock _allocating = new();
+    volatile bool _isFull;
     ulong _number;
     Hash256 _hash;
     ulong _flushedNumber;
@@ -105,7 +107,7 @@ public sealed class FileJournal : IDisposable
     public ulong MarkedNumber => Volatile.Read(ref _flushedMark);
 
     /// <summary>False when the disk is full, down to the reserve: nothing new may be accepted.</summary>
-    public bool HasRoom => Volatile.Read(ref _nextFile) is not null || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes;
+    public bool HasRoom => !_isFull || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes;
 
     /// <summary>Whether the next segment should be allocated now.</summary>
     public bool WantsNext => _fault is null && Volatile.Read(ref _nextFile) is null;
@@ -259,15 +261,20 @@ public sealed class FileJournal : IDisposable
     /// </summary>
     public bool AllocateNext()
     {
-        if (Volatile.Read(ref _nextFile) is not null) return true;
-        try
+        lock (_allocating)
         {
-            Volatile.Write(ref _nextFile, Allocate(_disk, Volatile.Read(ref _segment) + 1, _options));
-            return true;
-        }
-        catch (DiskFullException)
-        {
-            return false;
+            if (Volatile.Read(ref _nextFile) is not null) return true;
+            try
+            {
+                Volatile.Write(ref _nextFile, Allocate(_disk, Volatile.Read(ref _segment) + 1, _options));
+                _isFull = false;
+            }
+            catch (DiskFullException)
+            {
+                _isFull = true;
+            }
+
+            return !_isFull;
         }
     }
 
@@ -279,11 +286,11 @@ public sealed class FileJournal : IDisposable
         try
         {
             file = disk.Open(temporary, writable: true, create: true);
-            byte[] zeros = new byte[1024 * 1024];
+            byte[] zeros = new byte[4 * 1024 * 1024];
             for (long offset = 0; offset < options.SegmentSizeBytes; offset += zeros.Length)
             {
                 // Zeros for real, and flushed bit by bit: overwriting allocated blocks later needs no commit of the file system's
-                // journal, and a flush of the segment in use never waits for 64 MiB of zeros.
+                // journal, and a flush of the segment in use never waits for a whole segment of zeros.
                 file.Write(zeros.AsSpan(0, (int)Math.Min(zeros.Length, options.SegmentSizeBytes - offset)), offset);
                 file.Flush();
             }
@@ -313,7 +320,8 @@ public sealed class FileJournal : IDisposable
     void NextSegment(int blockSizeBytes)
     {
         if (blockSizeBytes > _options.SegmentSizeBytes) throw new ArgumentException($"A block of {blockSizeBytes} bytes does not fit in a segment of {_options.SegmentSizeBytes}.", nameof(blockSizeBytes));
-        if (_nextFile is null && !AllocateNext()) throw new DiskFullException("There is no room for another journal segment.");
+        // Where the allocation is late, this waits for it.
+        if (!AllocateNext()) throw new DiskFullException("There is no room for another journal segment.");
         // At most one segment may hold blocks not yet flushed besides the one in use.
         if (_unflushedFile is not null)
         {

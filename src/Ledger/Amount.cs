@@ -17,6 +17,9 @@ public static class Amount
     static readonly Int128[] PowersOfTen = Enumerable.Range(0, 39)
         .Select(power => Enumerable.Repeat((Int128)10, power).Aggregate(Int128.One, (a, b) => a * b)).ToArray();
 
+    // 128-bit division is the slowest arithmetic there is: done here once, not for every transfer.
+    static readonly Int128[] LimitsByPower = [.. PowersOfTen.Select(power => (Limit - 1) / power)];
+
     public enum ParseResult
     {
         Ok,
@@ -55,9 +58,8 @@ public static class Amount
     {
         minor = 0;
         if (scale > decimals) return ParseResult.TooPrecise;
-        Int128 factor = PowersOfTen[decimals - scale];
-        if (digits >= Limit / factor + 1 || digits * factor >= Limit) return ParseResult.TooLarge;
-        minor = digits * factor;
+        if (digits > LimitsByPower[decimals - scale]) return ParseResult.TooLarge;
+        minor = digits * PowersOfTen[decimals - scale];
         return ParseResult.Ok;
     }
 

@@ -19,18 +19,21 @@ public struct RememberedId
 public sealed class TransactionIds(long seed)
 {
     readonly Chunked<RememberedId> _ids = new();
-    uint[] _slots = new uint[4096];
+    ulong[] _slots = new ulong[4096];
 
     public int Count => _ids.Count;
 
     /// <summary>The first event of what was decided under this id in this home; 0 where nothing was.</summary>
     public ulong Find(uint home, UInt128 id)
     {
-        for (ulong slot = Hash(id); ; slot++)
+        ulong hash = Hash(id);
+        for (ulong slot = hash; ; slot++)
         {
-            uint number = _slots[slot & (ulong)(_slots.Length - 1)];
-            if (number == 0) return 0;
-            ref RememberedId one = ref _ids[(int)number - 1];
+            ulong entry = _slots[slot & (ulong)(_slots.Length - 1)];
+            if (entry == 0) return 0;
+            // The upper half of the hash spares a look at an id that is another one.
+            if (entry >> 32 != hash >> 32) continue;
+            ref RememberedId one = ref _ids[(int)(uint)entry - 1];
             if (one.TransactionId == id && one.Home == home) return one.Sequence;
         }
     }
@@ -41,9 +44,9 @@ public sealed class TransactionIds(long seed)
         List<RememberedId> found = [];
         for (ulong slot = Hash(id); ; slot++)
         {
-            uint number = _slots[slot & (ulong)(_slots.Length - 1)];
-            if (number == 0) return found;
-            if (_ids[(int)number - 1].TransactionId == id) found.Add(_ids[(int)number - 1]);
+            ulong entry = _slots[slot & (ulong)(_slots.Length - 1)];
+            if (entry == 0) return found;
+            if (_ids[(int)(uint)entry - 1].TransactionId == id) found.Add(_ids[(int)(uint)entry - 1]);
         }
     }
 
@@ -57,15 +60,15 @@ public sealed class TransactionIds(long seed)
 
     void Rehash(int length)
     {
-        _slots = new uint[length];
+        _slots = new ulong[length];
         for (int i = 0; i < _ids.Count; i++) Insert(_ids[i].TransactionId, (uint)i + 1);
     }
 
     void Insert(UInt128 id, uint number)
     {
-        ulong slot = Hash(id);
+        ulong hash = Hash(id), slot = hash;
         while (_slots[slot & (ulong)(_slots.Length - 1)] != 0) slot++;
-        _slots[slot & (ulong)(_slots.Length - 1)] = number;
+        _slots[slot & (ulong)(_slots.Length - 1)] = (hash & 0xffff_ffff_0000_0000) | number;
     }
 
     ulong Hash(UInt128 id)
