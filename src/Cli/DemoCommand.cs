@@ -86,7 +86,7 @@ static class DemoCommand
                         transfers,
                         resent = clientele.Resent,
                         events = replayed.Events,
-                        sum = "0",
+                        sum = sums.Aggregate((Int128)0, (a, b) => a + Int128.Abs(b)).ToString(),
                         balances = rows.ToDictionary(row => row.Account, row => row.Replay),
                     },
                     Terminal.Indented));

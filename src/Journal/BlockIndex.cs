@@ -1,19 +1,19 @@
 namespace Purse.Journal;
 
 /// <summary>
-/// Where the blocks are, one entry for every 64 KiB or so of journal: enough to find any sequence or time with a few header reads. Grows
+/// Where the blocks are, one entry for every 64 KiB or so of journal: enough to find any sequence with a few header reads. Grows
 /// while others search it.
 /// </summary>
 public sealed class BlockIndex
 {
     const int GapBytes = 64 * 1024;
 
-    readonly record struct Entry(ulong FirstSequence, long TimeMicros, BlockLocation Location);
+    readonly record struct Entry(ulong FirstSequence, BlockLocation Location);
 
     readonly Lock _lock = new();
     readonly List<Entry> _entries = [];
 
-    public void Add(ulong firstSequence, long timeMicros, BlockLocation location)
+    public void Add(ulong firstSequence, BlockLocation location)
     {
         lock (_lock)
         {
@@ -23,7 +23,7 @@ public sealed class BlockIndex
                 if (last.Segment == location.Segment && location.Offset - last.Offset < GapBytes) return;
             }
 
-            _entries.Add(new Entry(firstSequence, timeMicros, location));
+            _entries.Add(new Entry(firstSequence, location));
         }
     }
 
@@ -41,23 +41,6 @@ public sealed class BlockIndex
             }
 
             return low == 0 ? null : _entries[low - 1].Location;
-        }
-    }
-
-    /// <summary>A block at or before the first one that is later than this time.</summary>
-    public BlockLocation? BeforeTime(long timeMicros)
-    {
-        lock (_lock)
-        {
-            int low = 0, high = _entries.Count;
-            while (low < high)
-            {
-                int middle = (low + high) / 2;
-                if (_entries[middle].TimeMicros <= timeMicros) low = middle + 1;
-                else high = middle;
-            }
-
-            return low == 0 ? (_entries.Count == 0 ? null : _entries[0].Location) : _entries[low - 1].Location;
         }
     }
 }

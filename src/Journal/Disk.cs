@@ -53,29 +53,41 @@ public sealed partial class FileDisk(string root) : IDisk
     public IDiskFile Open(string name, bool writable, bool create = false)
     {
         string path = Path.Combine(Root, name);
-        if (create) Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+        if (create) CreateFolder(Path.GetDirectoryName(path)!);
         return new RealFile(path, File.OpenHandle(
             path, create ? FileMode.OpenOrCreate : FileMode.Open, writable ? FileAccess.ReadWrite : FileAccess.Read, FileShare.ReadWrite | FileShare.Delete));
+    }
+
+    /// <summary>A new folder is durable in its parent before anything is put in it.</summary>
+    static void CreateFolder(string path)
+    {
+        if (Directory.Exists(path)) return;
+        string parent = Path.GetDirectoryName(path)!;
+        CreateFolder(parent);
+        Directory.CreateDirectory(path);
+        FlushFolder(parent);
     }
 
     public void Rename(string from, string to)
     {
         string target = Path.Combine(Root, to);
-        Directory.CreateDirectory(Path.GetDirectoryName(target)!);
+        CreateFolder(Path.GetDirectoryName(target)!);
         File.Move(Path.Combine(Root, from), target, overwrite: true);
     }
 
     public void Delete(string name) => File.Delete(Path.Combine(Root, name));
 
-    public void FlushNames(string folder)
+    public void FlushNames(string folder) => FlushFolder(Path.Combine(Root, folder));
+
+    static void FlushFolder(string path)
     {
         // The runtime opens no folders: this is what makes a name durable on Linux.
-        int descriptor = OpenFolder(Path.Combine(Root, folder), 0);
-        if (descriptor < 0) throw new IOException($"Cannot open {Path.Combine(Root, folder)}: {Marshal.GetLastPInvokeErrorMessage()}.");
+        int descriptor = OpenFolder(path, 0);
+        if (descriptor < 0) throw new IOException($"Cannot open {path}: {Marshal.GetLastPInvokeErrorMessage()}.");
         int result = Fsync(descriptor);
         string error = Marshal.GetLastPInvokeErrorMessage();
         _ = Close(descriptor);
-        if (result != 0) throw new IOException($"Cannot flush {Path.Combine(Root, folder)}: {error}.");
+        if (result != 0) throw new IOException($"Cannot flush {path}: {error}.");
     }
 
     [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]

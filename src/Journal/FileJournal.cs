@@ -10,6 +10,10 @@ namespace Purse.Journal;
 /// <summary>This writer lost its partition to one with a higher epoch.</summary>
 public sealed class FencedException(string message) : IOException(message);
 
+/// <summary>A block that is known to have been durable, from somewhere else than the journal: it must still be there.</summary>
+/// <param name="KnownFrom">Where it is known from, for the operator.</param>
+public readonly record struct JournalFloor(ulong Number, ulong Sequence, Hash256 Hash, string KnownFrom);
+
 public sealed record JournalOptions
 {
     /// <summary>A segment is allocated, zeroed and flushed as a whole before it is written.</summary>
@@ -94,6 +98,8 @@ public sealed class FileJournal : IDisposable
 
     public ulong FlushedSequence => Volatile.Read(ref _flushedSequence);
 
+    public long LastTimeMicros => _timeMicros;
+
     public ulong LastNumber => _number;
 
     public Hash256 LastHash => _hash;
@@ -108,6 +114,9 @@ public sealed class FileJournal : IDisposable
 
     /// <summary>False when the disk is full, down to the reserve: nothing new may be accepted.</summary>
     public bool HasRoom => !_isFull || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes;
+
+    /// <summary>Why the last allocation failed.</summary>
+    public string? AllocationFailure { get; private set; }
 
     /// <summary>Whether the next segment should be allocated now.</summary>
     public bool WantsNext => _fault is null && Volatile.Read(ref _nextFile) is null;
@@ -124,8 +133,9 @@ public sealed class FileJournal : IDisposable
     /// Takes over a partition's journal for writing: fences any writer before, reads every block from the first (giving each to
     /// <paramref name="onBlock"/>), cuts a torn tail, and marks all that was found as durable.
     /// </summary>
-    /// <exception cref="JournalDamagedException">A durable block is not what it was; nothing was changed.</exception>
-    public static FileJournal Open(IDisk disk, int partition, JournalOptions options, OnBlock onBlock)
+    /// <param name="floors">What must be there; a journal without it has lost what was durable.</param>
+    /// <exception cref="JournalDamagedException">A durable block is missing or not what it was; no block was changed.</exception>
+    public static FileJournal Open(IDisk disk, int partition, JournalOptions options, IReadOnlyCollection<JournalFloor> floors, OnBlock onBlock)
     {
         // The epoch first: a writer that still lives is fenced before we look, so what we find is all there will be.
         IDiskFile epochFile = disk.Open(EpochFile, writable: true, create: true);
@@ -140,15 +150,27 @@ public sealed class FileJournal : IDisposable
             BlockIndex index = new();
             while (reader.TryReadNext(out Block block))
             {
-                index.Add(block.Header.FirstSequence, block.Header.TimeMicros, block.Location);
+                foreach (JournalFloor floor in floors)
+                {
+                    if (floor.Number == reader.LastNumber && floor.Hash != reader.LastHash) throw LostTail(floor, partition, "has another block there");
+                }
+
+                index.Add(block.Header.FirstSequence, block.Location);
                 onBlock(block);
+            }
+
+            foreach (JournalFloor floor in floors)
+            {
+                if (floor.Number > reader.LastNumber) throw LostTail(floor, partition, $"ends at event {reader.LastSequence} (block {reader.LastNumber})");
             }
 
             if (reader.LastEpoch >= epoch) WriteEpoch(epochFile, epoch = reader.LastEpoch + 1);
             file = PrepareTail(disk, reader, options);
             FileJournal journal = new(disk, partition, options, index, reader, epochFile, epoch, file);
             if (Segments(disk).Contains(reader.Next.Segment + 1)) journal._nextFile = disk.Open(SegmentName(reader.Next.Segment + 1), writable: true);
-            journal.AppendMark();
+            // Near the end of its segment the journal must know whether there will be another before it takes anything new.
+            if (journal._segmentLength - journal._offset <= 2 * options.ReserveBytes) journal.AllocateNext();
+            journal.AppendMark(reader.LastTimeMicros);
             journal.Flush();
             return journal;
         }
@@ -162,11 +184,16 @@ public sealed class FileJournal : IDisposable
 
     public delegate void OnBlock(in Block block);
 
+    static JournalDamagedException LostTail(JournalFloor floor, int partition, string but) => new(
+        $"journal_lost_tail: {floor.KnownFrom} knows event {floor.Sequence} (block {floor.Number}), which was durable, but the journal of partition {partition} {but}. " +
+        $"Restore the journal from a copy; no block was changed. To accept the loss, delete {floor.KnownFrom}.", floor.Number, default);
+
     /// <summary>Zeroes what lies after the last valid block and makes all before it durable, then the tail is writable.</summary>
     static IDiskFile PrepareTail(IDisk disk, JournalReader reader, JournalOptions options)
     {
         BlockLocation next = reader.Next;
         List<int> segments = Segments(disk);
+        Rewrite(disk, reader);
         foreach (int segment in segments.Where(s => s >= next.Segment - 1))
         {
             using IDiskFile file = disk.Open(SegmentName(segment), writable: true);
@@ -194,6 +221,21 @@ public sealed class FileJournal : IDisposable
         return disk.Open(SegmentName(next.Segment), writable: true);
     }
 
+    /// <summary>
+    /// Writes the last blocks over themselves. After a flush that failed the system may hold them in its cache as if they were on disk:
+    /// only pages that are written again are flushed again.
+    /// </summary>
+    static void Rewrite(IDisk disk, JournalReader reader)
+    {
+        foreach ((_, BlockLocation location, int size) in reader.Unmarked)
+        {
+            using IDiskFile file = disk.Open(SegmentName(location.Segment), writable: true);
+            byte[] block = new byte[size];
+            if (file.Read(block, location.Offset) < size) throw new IOException($"The block in {location} was there a moment ago, and is not any more.");
+            file.Write(block, location.Offset);
+        }
+    }
+
     /// <summary>Writes one block. It is durable once <see cref="Flush"/> has returned.</summary>
     /// <param name="epoch">The caller's; a lower one than the partition's is fenced.</param>
     /// <param name="firstSequence">Must follow the last record appended.</param>
@@ -203,6 +245,8 @@ public sealed class FileJournal : IDisposable
     {
         ThrowIfDead();
         if (firstSequence != _appendedSequence + 1) throw new ArgumentException($"Sequence {firstSequence} does not follow {_appendedSequence}.", nameof(firstSequence));
+        if (records.Length + attachments.Length + erasable.Length > BodyBytesMax)
+            throw new ArgumentException($"A block holds up to {BodyBytesMax} bytes.", nameof(records));
         if (timeMicros < _timeMicros) throw new ArgumentException($"Time {timeMicros} is before the last block's {_timeMicros}.", nameof(timeMicros));
         try
         {
@@ -212,7 +256,7 @@ public sealed class FileJournal : IDisposable
             Span<byte> block = Encode(size, firstSequence, timeMicros, recordsCount, recordSizeBytes, records, attachments, erasable, out BlockHeader header);
             _file.Write(block, _offset);
 
-            _index.Add(firstSequence, timeMicros, new BlockLocation(_segment, _offset));
+            _index.Add(firstSequence, new BlockLocation(_segment, _offset));
             Volatile.Write(ref _offset, _offset + size);
             _number = header.Number;
             _hash = BlockHeader.ComputeHash(block);
@@ -229,7 +273,8 @@ public sealed class FileJournal : IDisposable
     }
 
     /// <summary>An empty block, which carries the durable mark of all before it.</summary>
-    public void AppendMark() => Append(Epoch, _appendedSequence + 1, _timeMicros, 0, 0, [], [], []);
+    /// <param name="timeMicros">No later block gets an earlier time.</param>
+    public void AppendMark(long timeMicros = 0) => Append(Epoch, _appendedSequence + 1, Math.Max(timeMicros, _timeMicros), 0, 0, [], [], []);
 
     /// <summary>Makes durable all blocks appended.</summary>
     public void Flush()
@@ -269,8 +314,10 @@ public sealed class FileJournal : IDisposable
                 Volatile.Write(ref _nextFile, Allocate(_disk, Volatile.Read(ref _segment) + 1, _options));
                 _isFull = false;
             }
-            catch (DiskFullException)
+            catch (IOException e)
             {
+                // Whatever the reason, there will be no next segment for now; what was accepted still fits.
+                AllocationFailure = e.Message;
                 _isFull = true;
             }
 
@@ -321,7 +368,7 @@ public sealed class FileJournal : IDisposable
     {
         if (blockSizeBytes > _options.SegmentSizeBytes) throw new ArgumentException($"A block of {blockSizeBytes} bytes does not fit in a segment of {_options.SegmentSizeBytes}.", nameof(blockSizeBytes));
         // Where the allocation is late, this waits for it.
-        if (!AllocateNext()) throw new DiskFullException("There is no room for another journal segment.");
+        if (!AllocateNext()) throw new DiskFullException($"There is no room for another journal segment: {AllocationFailure}");
         // At most one segment may hold blocks not yet flushed besides the one in use.
         if (_unflushedFile is not null)
         {

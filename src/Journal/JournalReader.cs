@@ -19,7 +19,7 @@ public sealed record TornTail(ulong BlockNumber, BlockLocation Location, long Si
 /// Reads a journal block by block, in order, checking checksums and the chain, and where asked the Merkle roots. Works beside a writer.
 /// </summary>
 /// <remarks>
-/// Where the next block is not valid, any whole block header after it whose durable mark covers it makes this damage; without one it is a
+/// Where the next block is not valid, any whole block after it whose durable mark covers it makes this damage; without one it is a
 /// torn tail, and the journal ends before it.
 /// </remarks>
 public sealed class JournalReader : IDisposable
@@ -66,6 +66,9 @@ public sealed class JournalReader : IDisposable
 
     public long LastTimeMicros => _timeMicros;
 
+    /// <summary>The last blocks, of which no block read so far says that they were durable.</summary>
+    public List<(ulong Number, BlockLocation Location, int SizeBytes)> Unmarked { get; } = [];
+
     /// <summary>Where the next block is, or would be written.</summary>
     public BlockLocation Next => _next;
 
@@ -79,7 +82,7 @@ public sealed class JournalReader : IDisposable
     /// <exception cref="JournalDamagedException">A durable block is missing or not what was written.</exception>
     public bool TryReadNext(out Block block)
     {
-        for (int attempt = 0; ; attempt++)
+        for (bool wasDamage = false, wasTorn = false; ;)
         {
             if (TryReadAt(_next, out block)) return Accept(block);
             // The rest of a segment that the next block did not fit in stays unused.
@@ -89,8 +92,14 @@ public sealed class JournalReader : IDisposable
             _reader.Forget();
             TornTail? torn = FindTornTail(out string? damage);
             _reader.Forget();
-            if (attempt == 0 && (torn is not null || damage is not null)) continue;
-            if (damage is not null) throw new JournalDamagedException(damage, _number + 1, _next);
+            if (damage is not null && wasDamage) throw new JournalDamagedException(damage, _number + 1, _next);
+            wasDamage = damage is not null;
+            if (wasDamage || (torn is not null && !wasTorn))
+            {
+                wasTorn = true;
+                continue;
+            }
+
             TornTail = torn;
             return false;
         }
@@ -122,24 +131,29 @@ public sealed class JournalReader : IDisposable
         _nextSequence = block.Header.FirstSequence + block.Header.RecordsCount;
         _epoch = block.Header.Epoch;
         _timeMicros = block.Header.TimeMicros;
+        ulong durable = block.Header.DurableNumber;
+        Unmarked.RemoveAll(one => one.Number <= durable);
+        Unmarked.Add((_number, block.Location, block.Header.SizeOnDiskBytes));
         if (block.Header.RecordsCount > 0) (LastRecordsNumber, LastRecordsHash) = (_number, _hash);
         return true;
     }
 
-    /// <summary>Looks through all that follows for a header that speaks for the missing block, and for bytes that are not zero.</summary>
+    /// <summary>Looks through all that follows for a block that speaks for the missing block, and for bytes that are not zero.</summary>
     TornTail? FindTornTail(out string? damage)
     {
         damage = null;
         long tornBytes = 0;
         BlockLocation start = _next;
         List<int> segments = _reader.Segments();
-        if (segments.Exists(s => s > _next.Segment) && !segments.Contains(_next.Segment))
+        List<int> rest = segments.FindAll(s => s >= _next.Segment);
+        int missing = _next.Segment + rest.TakeWhile((s, i) => s == _next.Segment + i).Count();
+        if (rest.Exists(s => s > missing))
         {
-            damage = $"Block {_number + 1} is missing: {FileJournal.SegmentName(_next.Segment)} is gone, later segments are there.";
+            damage = $"Block {_number + 1} or one after it is missing: {FileJournal.SegmentName(missing)} is gone, later segments are there. Restore the journal from a copy; no block was changed.";
             return null;
         }
 
-        foreach (int segment in segments.Where(s => s >= _next.Segment))
+        foreach (int segment in rest)
         {
             long length = _reader.SegmentLength(segment);
             for (long offset = segment == start.Segment ? start.Offset : 0; offset < length; offset += FileJournal.AlignmentBytes)
@@ -147,10 +161,13 @@ public sealed class JournalReader : IDisposable
                 ReadOnlySpan<byte> page = _reader.Bytes(new BlockLocation(segment, offset), FileJournal.AlignmentBytes);
                 if (!page.ContainsAnyExcept((byte)0)) continue;
                 tornBytes += page.Length;
-                if (!BlockHeader.TryRead(page, _reader.Partition, out BlockHeader header) || header.DurableNumber <= _number) continue;
+                // A whole block, not only a header: what a caller wrote into a description must not speak for the journal.
+                if (!_reader.TryRead(new BlockLocation(segment, offset), out Block later)) continue;
+                BlockHeader header = later.Header;
+                if (header.Number <= _number || header.DurableNumber >= header.Number || header.DurableNumber <= _number) continue;
                 damage =
                     $"Block {_number + 1} ({start}, from event {_nextSequence}) is damaged: block {header.Number} ({FileJournal.SegmentName(segment)} at byte {offset}) " +
-                    $"says that all up to block {header.DurableNumber} was durable, and this one is not valid any more. Restore the journal from a copy; nothing was changed.";
+                    $"says that all up to block {header.DurableNumber} was durable, and this one is not valid any more. Restore the journal from a copy; no block was changed.";
                 return null;
             }
         }

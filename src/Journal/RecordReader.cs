@@ -20,15 +20,12 @@ public sealed class RecordReader(IDisk disk, int partition, BlockIndex index) : 
         _reader.ReadExactly(_location, BlockHeader.SizeBytes + (int)(sequence - _header.FirstSequence) * record.Length, record);
     }
 
-    /// <summary>The attachments and erasable part of the block of the record last read.</summary>
-    public (byte[] Attachments, byte[] Erasable) ReadAttachments()
-    {
-        byte[] attachments = new byte[_header.AttachmentsSizeBytes], erasable = new byte[_header.ErasableSizeBytes];
-        int offset = BlockHeader.SizeBytes + _header.RecordsBytes;
-        _reader.ReadExactly(_location, offset, attachments);
-        _reader.ReadExactly(_location, offset + attachments.Length, erasable);
-        return (attachments, erasable);
-    }
+    /// <summary>Part of the attachments of the block of the record last read.</summary>
+    public void ReadAttachments(int offset, Span<byte> target) => _reader.ReadExactly(_location, BlockHeader.SizeBytes + _header.RecordsBytes + offset, target);
+
+    /// <summary>Part of the erasable texts of the block of the record last read.</summary>
+    public void ReadErasable(int offset, Span<byte> target) =>
+        _reader.ReadExactly(_location, BlockHeader.SizeBytes + _header.RecordsBytes + (int)_header.AttachmentsSizeBytes + offset, target);
 
     /// <summary>Reads the whole block that has this sequence; the block stays valid until the next call.</summary>
     public Block ReadBlock(ulong sequence)
@@ -36,27 +33,6 @@ public sealed class RecordReader(IDisk disk, int partition, BlockIndex index) : 
         Find(sequence);
         if (!_reader.TryRead(_location, out Block block)) throw Damaged(sequence, _location);
         return block;
-    }
-
-    /// <summary>The last sequence whose block's time is at or before this one, 0 where there is none.</summary>
-    public ulong LastAtOrBefore(long timeMicros, ulong flushedSequence)
-    {
-        if (index.BeforeTime(timeMicros) is not BlockLocation at) return 0;
-        _reader.Forget();
-        ulong last = 0;
-        while (true)
-        {
-            if (!_reader.TryReadHeader(at, out BlockHeader header))
-            {
-                BlockLocation next = new(at.Segment + 1, 0);
-                if (at.Offset == 0 || !_reader.TryReadHeader(next, out header)) return last;
-                at = next;
-            }
-
-            if (header.TimeMicros > timeMicros || header.LastSequence > flushedSequence) return last;
-            last = header.LastSequence;
-            at = at with { Offset = at.Offset + header.SizeOnDiskBytes };
-        }
     }
 
     void Find(ulong sequence)

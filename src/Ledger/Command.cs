@@ -51,6 +51,8 @@ public enum Outcome : ushort
     CurrencyUnknown = 10,
     AmountTooPrecise = 11,
     AmountTooLarge = 12,
+    AmountNotPositive = 13,
+    SameAccount = 14,
 
     // Accounts; no id to record under.
     AccountNotFound = 20,

@@ -1,5 +1,3 @@
-using System.Collections.Concurrent;
-
 namespace Purse.Ledger;
 
 /// <summary>A currency code, 3 to 8 characters of <c>A-Z0-9</c>, packed into eight bytes (first character lowest, zero padded).</summary>
@@ -23,15 +21,13 @@ public readonly record struct CurrencyCode(ulong Packed)
     public static CurrencyCode Parse(string text) =>
         TryParse(text, out CurrencyCode code) ? code : throw new FormatException($"'{text}' is not a currency's code.");
 
-    public override string ToString() => Names.GetOrAdd(Packed, static packed =>
+    public override string ToString()
     {
         Span<char> text = stackalloc char[8];
         int length = 0;
-        for (; length < 8 && packed != 0; packed >>= 8) text[length++] = (char)(packed & 0xff);
+        for (ulong packed = Packed; length < 8 && packed != 0; packed >>= 8) text[length++] = (char)(packed & 0xff);
         return new string(text[..length]);
-    });
-
-    static readonly ConcurrentDictionary<ulong, string> Names = new();
+    }
 }
 
 /// <summary>
@@ -77,6 +73,11 @@ public static class Iso4217
     }
 
     public static int Decimals(uint number) => DecimalsByNumber[number];
+
+    /// <summary>The code as text, made once.</summary>
+    public static string Text(uint number) => Texts[number] ??= Code(number).ToString();
+
+    static readonly string?[] Texts = new string?[Letters + 1];
 
     public static CurrencyCode Code(uint number)
     {

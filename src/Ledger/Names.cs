@@ -20,6 +20,9 @@ public sealed class Names(long seed)
 
     public int Count => _offsets.Count;
 
+    /// <summary>Names are kept for ever, so there is an end to them: 4 GiB, less room for those that one command may bring.</summary>
+    public bool IsFull => _end > uint.MaxValue - (4u << ChunkBits);
+
     /// <summary>0 where the name was never spoken of.</summary>
     public uint Find(in AccountName name)
     {

@@ -155,7 +155,7 @@ public sealed class State(long tableSeed)
 
     public int Decimals(uint currency) => Iso4217.Decimals(currency);
 
-    public string CurrencyCode(uint currency) => Iso4217.Code(currency).ToString();
+    public string CurrencyCode(uint currency) => Iso4217.Text(currency);
 
     internal int FindBalance(uint account, uint currency)
     {

@@ -38,15 +38,16 @@ public sealed partial class StateMachine(State state)
         };
     }
 
-    /// <summary>Checks in API.md's order: idempotency, currency, payer (exists, status, limits, funds), payee (exists, status, limits).</summary>
+    /// <summary>Checks in the documented order: shape, idempotency, currency, payer (exists, status, limits, funds), payee (exists, status, limits).</summary>
     Decision DecideTransfer(in Command command, EventBatch batch)
     {
+        if (command.Account == command.Counterparty) return new Decision { Outcome = Outcome.SameAccount };
+        if (command.AmountDigits <= 0) return new Decision { Outcome = Outcome.AmountNotPositive };
+
         uint payer = State.Names.Find(command.Account);
         uint payee = State.Names.Find(command.Counterparty);
 
-        uint home = Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee, out bool homeIsNew);
-        if (!homeIsNew && State.Ids.Find(home, command.TransactionId) is not 0 and ulong original)
-            return new Decision { Outcome = Outcome.Duplicate, Sequence = original, LastSequence = original };
+        if (FindOriginal(command, payer, payee) is not 0 and ulong original) return Duplicate(original);
 
         if (!State.TryCurrency(command.Currency, out uint currency, out int decimals)) return new Decision { Outcome = Outcome.CurrencyUnknown };
         Amount.ParseResult precision = Amount.ToMinor(command.AmountDigits, command.AmountScale, decimals, out Int128 amount);
@@ -79,6 +80,8 @@ public sealed partial class StateMachine(State state)
         }
 
         if (to.Posted + to.Incoming + amount > Amount.BalanceLimit) return Refuse(Outcome.BalanceOverflow, command, movement, to, Amount.BalanceLimit, batch);
+
+        if (LacksRoomForNames(payer, payee)) return new Decision { Outcome = Outcome.StorageFull };
 
         // Nothing below can fail.
         NameAccounts(command, ref payer, ref payee, batch);
@@ -123,6 +126,7 @@ public sealed partial class StateMachine(State state)
     Decision Refuse(Outcome outcome, in Command command, Movement movement, in Balance about, Int128 bound, EventBatch batch)
     {
         (uint payer, uint payee, uint currency, Int128 amount) = movement;
+        if (LacksRoomForNames(payer, payee)) return new Decision { Outcome = Outcome.StorageFull };
         NameAccounts(command, ref payer, ref payee, batch);
         batch.BeginAttachment();
         batch.Attach(AttachmentTag.Description, command.Details?.Description);
@@ -166,6 +170,7 @@ public sealed partial class StateMachine(State state)
         if (outcome != Outcome.Done) return new Decision { Outcome = outcome };
 
         bool isNew = account == 0;
+        if (isNew && State.Names.IsFull) return new Decision { Outcome = Outcome.StorageFull };
         batch.BeginAttachment();
         if (isNew) batch.Attach(AttachmentTag.Name, command.Account.Utf8);
         batch.Attach(AttachmentTag.By, command.Details?.By);
@@ -252,6 +257,24 @@ public sealed partial class StateMachine(State state)
         e.Attachment = attachment;
         return new Decision { Outcome = Outcome.Done, Sequence = sequence, LastSequence = sequence, TimeMicros = batch.TimeMicros };
     }
+
+    /// <summary>What a full storage leaves: an id that was decided before still answers.</summary>
+    public Decision DecideWithoutRoom(in Command command)
+    {
+        ulong original = command.Kind == CommandKind.Transfer ? FindOriginal(command, State.Names.Find(command.Account), State.Names.Find(command.Counterparty)) : 0;
+        return original == 0 ? new Decision { Outcome = Outcome.StorageFull } : Duplicate(original);
+    }
+
+    /// <summary>The first event of what was decided under this id in its home, 0 where nothing was.</summary>
+    ulong FindOriginal(in Command command, uint payer, uint payee)
+    {
+        uint home = Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee, out bool homeIsNew);
+        return homeIsNew ? 0 : State.Ids.Find(home, command.TransactionId);
+    }
+
+    static Decision Duplicate(ulong original) => new() { Outcome = Outcome.Duplicate, Sequence = original, LastSequence = original };
+
+    bool LacksRoomForNames(uint payer, uint payee) => (payer == 0 || payee == 0) && State.Names.IsFull;
 
     static Decision Unchanged() => new() { Outcome = Outcome.Unchanged };
 

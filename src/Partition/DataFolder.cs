@@ -43,7 +43,7 @@ public sealed partial class DataFolder : IDisposable
             SafeFileHandle held = Lock(root);
             try
             {
-                File.WriteAllText(Path.Combine(root, "holder"), holder + "\n");
+                TellHolder(root, holder);
                 string settings = Path.Combine(root, SettingsFile);
                 if (!File.Exists(settings)) WriteSettings(root);
                 return new DataFolder(root, ReadPartitionsCount(root), held);
@@ -113,6 +113,18 @@ public sealed partial class DataFolder : IDisposable
             }
 
             Thread.Sleep(50);
+        }
+    }
+
+    static void TellHolder(string root, string holder)
+    {
+        try
+        {
+            File.WriteAllText(Path.Combine(root, "holder"), holder + "\n");
+        }
+        catch (IOException)
+        {
+            // A full disk: the server can still start and answer reads; a second one is only told less.
         }
     }
 

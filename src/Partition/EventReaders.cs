@@ -1,4 +1,6 @@
+using System.Buffers.Binary;
 using System.Collections.Concurrent;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Purse.Journal;
 using Purse.Ledger;
@@ -56,11 +58,13 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
     }
 
     /// <summary>Sequence, time and predecessor of one event, without its attachment.</summary>
-    public void Walk(ulong sequence, Func<ulong, long, Event, bool> visit) => With(reader =>
+    /// <exception cref="OperationCanceledException">Whoever asked does not wait any more.</exception>
+    public void Walk(ulong sequence, Func<ulong, long, Event, bool> visit, CancellationToken cancellation) => With(reader =>
     {
         Event e = default;
         while (sequence != 0)
         {
+            cancellation.ThrowIfCancellationRequested();
             reader.Read(sequence, MemoryMarshal.AsBytes(new Span<Event>(ref e)));
             if (!visit(sequence, reader.Header.TimeMicros, e)) break;
             sequence = e.Previous;
@@ -70,9 +74,6 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
     });
 
     public BlockLocation Locate(ulong sequence) => With(reader => reader.ReadBlock(sequence).Location);
-
-    /// <summary>The last event at or before this time, 0 where there is none. Exact once every later block is later than it.</summary>
-    public ulong LastAtOrBefore(long timeMicros) => With(reader => reader.LastAtOrBefore(timeMicros, FlushedSequence));
 
     /// <summary>Events in order from a sequence on, those of one block at most.</summary>
     public List<RecordedEvent> ReadOn(ulong from, int max) => With(reader =>
@@ -90,8 +91,30 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
     {
         Event e = default;
         reader.Read(sequence, MemoryMarshal.AsBytes(new Span<Event>(ref e)));
-        (byte[] attachments, byte[] erasable) = e.Attachment == 0 ? ([], []) : reader.ReadAttachments();
-        return new RecordedEvent(sequence, reader.Header.TimeMicros, e, attachments, erasable);
+        if (e.Attachment == 0) return new RecordedEvent(sequence, reader.Header.TimeMicros, e, [], []);
+
+        // Its own attachment and texts only: those of a whole block may be a thousand times as much.
+        byte[] length = new byte[2];
+        reader.ReadAttachments((int)e.Attachment - 1, length);
+        byte[] attachment = new byte[2 + BinaryPrimitives.ReadUInt16LittleEndian(length)];
+        reader.ReadAttachments((int)e.Attachment - 1, attachment);
+        e.Attachment = 1;
+        List<byte> erasable = [];
+        foreach (AttachmentTag tag in (ReadOnlySpan<AttachmentTag>)[AttachmentTag.Description, AttachmentTag.Metadata])
+        {
+            if (!new Attachment(1, attachment, []).TryGet(tag, out ReadOnlySpan<byte> digestAndOffset)) continue;
+            Span<byte> entry = attachment.AsSpan((int)Unsafe.ByteOffset(ref attachment[0], ref MemoryMarshal.GetReference(digestAndOffset)), digestAndOffset.Length);
+            int offset = (int)BinaryPrimitives.ReadUInt32LittleEndian(entry[32..]);
+            byte[] head = new byte[Erasable.SaltSizeBytes + 4];
+            reader.ReadErasable(offset, head);
+            byte[] text = new byte[Math.Max(0, BinaryPrimitives.ReadInt32LittleEndian(head.AsSpan(Erasable.SaltSizeBytes)))];
+            reader.ReadErasable(offset + head.Length, text);
+            BinaryPrimitives.WriteUInt32LittleEndian(entry[32..], (uint)erasable.Count);
+            erasable.AddRange(head);
+            erasable.AddRange(text);
+        }
+
+        return new RecordedEvent(sequence, reader.Header.TimeMicros, e, attachment, [.. erasable]);
     }
 
     T With<T>(Func<RecordReader, T> use)

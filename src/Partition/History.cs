@@ -19,7 +19,7 @@ public sealed class History
 
     /// <summary>The sequence of a balance's n-th event, and all that it says beside it.</summary>
     /// <param name="balance">As it is now, or later than the event.</param>
-    public ulong Find(EventReaders readers, in Balance balance, ulong number)
+    public ulong Find(EventReaders readers, in Balance balance, ulong number, CancellationToken cancellation)
     {
         Check.That(number >= 1 && number <= balance.EventsCount, "a balance has events 1 to their count");
         ulong found = 0;
@@ -27,12 +27,12 @@ public sealed class History
         {
             if (at == number) found = sequence;
             return at > number;
-        });
+        }, cancellation);
         return found;
     }
 
     /// <summary>The number and sequence of the last event at or before a time; 0, 0 where there is none.</summary>
-    public (ulong Number, ulong Sequence) LastAtOrBefore(EventReaders readers, in Balance balance, long timeMicros)
+    public (ulong Number, ulong Sequence) LastAtOrBefore(EventReaders readers, in Balance balance, long timeMicros, CancellationToken cancellation)
     {
         (ulong, ulong) found = (0, 0);
         Walk(readers, balance, entry => entry.TimeMicros > timeMicros, (number, sequence, time) =>
@@ -40,12 +40,12 @@ public sealed class History
             if (time > timeMicros) return true;
             found = (number, sequence);
             return false;
-        });
+        }, cancellation);
         return found;
     }
 
     /// <summary>The number and sequence of the last event at or before a sequence; 0, 0 where there is none.</summary>
-    public (ulong Number, ulong Sequence) LastAtOrBeforeSequence(EventReaders readers, in Balance balance, ulong limit)
+    public (ulong Number, ulong Sequence) LastAtOrBeforeSequence(EventReaders readers, in Balance balance, ulong limit, CancellationToken cancellation)
     {
         (ulong, ulong) found = (0, 0);
         Walk(readers, balance, entry => entry.Sequence > limit, (number, sequence, _) =>
@@ -53,12 +53,12 @@ public sealed class History
             if (sequence > limit) return true;
             found = (number, sequence);
             return false;
-        });
+        }, cancellation);
         return found;
     }
 
     /// <summary>Walks backwards from the oldest remembered event that is not before the goal.</summary>
-    void Walk(EventReaders readers, in Balance balance, Func<Entry, bool> isNotBeforeGoal, Func<ulong, ulong, long, bool> visit)
+    void Walk(EventReaders readers, in Balance balance, Func<Entry, bool> isNotBeforeGoal, Func<ulong, ulong, long, bool> visit, CancellationToken cancellation)
     {
         if (balance.EventsCount == 0) return;
         SortedList<ulong, Entry> entries = _entries.GetOrAdd((balance.Account, balance.Currency), static _ => []);
@@ -77,18 +77,27 @@ public sealed class History
         }
 
         List<Entry> passed = [];
-        readers.Walk(sequence, (at, time, _) =>
+        try
         {
-            if (number % Stride == 0) passed.Add(new Entry(number, at, time));
-            return visit(number--, at, time);
-        });
-
-        lock (entries)
+            readers.Walk(
+                sequence,
+                (at, time, _) =>
+                {
+                    if (number % Stride == 0) passed.Add(new Entry(number, at, time));
+                    return visit(number--, at, time);
+                },
+                cancellation);
+        }
+        finally
         {
-            // Ascending, so that the list appends rather than inserts.
-            for (int i = passed.Count - 1; i >= 0; i--)
+            // A walk that its caller gave up on has shortened the next one.
+            lock (entries)
             {
-                if (entries.TryAdd(passed[i].Number, passed[i])) Interlocked.Increment(ref _count);
+                // Ascending, so that the list appends rather than inserts.
+                for (int i = passed.Count - 1; i >= 0; i--)
+                {
+                    if (entries.TryAdd(passed[i].Number, passed[i])) Interlocked.Increment(ref _count);
+                }
             }
         }
 

@@ -9,70 +9,54 @@ public sealed partial class Partition
     Serving Recover()
     {
         long started = Environment.TickCount64;
-        foreach (string name in new Snapshots(_disk, Number).List().Reverse().Append(null!))
+        StateMachine machine = new(NewState());
+        Snapshots snapshots = new(_disk, Number);
+        SnapshotHeader used = default;
+        List<JournalFloor> floors = [];
+        foreach (string name in snapshots.List().Reverse())
         {
-            StateMachine machine = new(NewState());
-            SnapshotHeader snapshot = default;
-            if (name is not null && !TryReadSnapshot(name, machine.State, out snapshot)) continue;
-
-            FileJournal journal;
-            try
-            {
-                journal = FileJournal.Open(_disk, Number, _options.Journal, (in Block block) => Replay(block, machine, snapshot));
-            }
-            catch (SnapshotMismatchException e)
-            {
-                _log($"Partition {Number}: {name} is passed over: {e.Message}");
-                continue;
-            }
-
-            if (journal.LastNumber < snapshot.BlockNumber)
-            {
-                journal.Dispose();
-                throw new JournalDamagedException(
-                    $"journal_lost_tail: {name} was made after event {snapshot.Sequence}, which was durable, but the journal of partition {Number} ends at event {journal.AppendedSequence}. " +
-                    "Restore the journal from a copy. To accept the loss, delete the snapshots.", journal.LastNumber + 1, default);
-            }
-
-            if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
-            _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshot.Sequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
-            return new Serving(journal, machine, new EventReaders(_disk, Number, journal, machine.State)) { SnapshotSequence = snapshot.Sequence };
+            if (used.Sequence == 0 && TryReadSnapshot(name, machine, out used, out StateMachine read)) machine = read;
+            // Every snapshot was made of what was durable: the journal must still have it.
+            if (snapshots.TryReadHeader(name, out SnapshotHeader header)) floors.Add(new JournalFloor(header.BlockNumber, header.Sequence, header.BlockHash, name));
         }
 
-        throw new InvalidOperationException("The last attempt uses no snapshot.");
+        ulong snapshotNumber = used.BlockNumber;
+        FileJournal journal = FileJournal.Open(_disk, Number, _options.Journal, floors, (in Block block) =>
+        {
+            if (block.Header.Number > snapshotNumber) Apply(block, machine);
+        });
+        if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
+        _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - used.Sequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
+        _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
+        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros), new EventReaders(_disk, Number, journal, machine.State)) { SnapshotSequence = used.Sequence };
     }
-
-    sealed class SnapshotMismatchException(string message) : Exception(message);
 
     static State NewState() => new(Random.Shared.NextInt64());
 
-    bool TryReadSnapshot(string name, State state, out SnapshotHeader header)
+    bool TryReadSnapshot(string name, StateMachine otherwise, out SnapshotHeader header, out StateMachine machine)
     {
         Snapshots snapshots = new(_disk, Number);
-        header = default;
+        machine = otherwise;
         try
         {
+            State state = NewState();
             if (snapshots.TryReadHeader(name, out header))
             {
                 snapshots.Read(name, header, state.Read);
+                machine = new StateMachine(state);
                 if (state.LastSequence == header.Sequence) return true;
             }
+
+            _log($"Partition {Number}: {name} is passed over: it is not whole.");
         }
         catch (Exception e) when (e is IOException or InvalidDataException or InvariantBrokenException)
         {
             _log($"Partition {Number}: {name} is passed over: {e.Message}");
-            return false;
         }
 
-        _log($"Partition {Number}: {name} is passed over: it is not whole.");
+        machine = otherwise;
+        header = default;
         return false;
-    }
-
-    static void Replay(in Block block, StateMachine machine, in SnapshotHeader snapshot)
-    {
-        if (block.Header.Number == snapshot.BlockNumber && BlockHeader.ComputeHash(block.HeaderBytes) != snapshot.BlockHash)
-            throw new SnapshotMismatchException($"the journal has another block {snapshot.BlockNumber} than the one it was made after.");
-        if (block.Header.Number > snapshot.BlockNumber) Apply(block, machine);
     }
 
     /// <summary>Applies a block's events; the same for recovery, replay and verification.</summary>
@@ -100,6 +84,10 @@ public sealed partial class Partition
         Exception cause = fault.InnerException is { } inner && fault is IOException ? inner : fault;
         _log($"Partition {Number} is down: {cause.Message}");
         FailAllWaiting(failed);
+        // Nothing of the failed life may still write when the next one begins.
+        Await(failed.Allocating);
+        Await(failed.Snapshotting);
+        _answeredTimeMicros = Math.Max(_answeredTimeMicros, failed.Core.AnsweredTimeMicros);
         lock (_journalLock) failed.Journal.Dispose();
         failed.Readers.Dispose();
 
@@ -118,6 +106,7 @@ public sealed partial class Partition
                 lock (_journalLock) Volatile.Write(ref _serving, recovered);
                 _fault = null;
                 _queue.Close(null);
+                if (_stopping) _queue.Close(RequestStatus.ShuttingDown);
                 return true;
             }
             catch (Exception e) when (e is IOException or InvalidDataException or InvariantBrokenException)
@@ -131,18 +120,26 @@ public sealed partial class Partition
         return false;
     }
 
+    /// <summary>What these tasks failed with they have logged.</summary>
+    static void Await(Task? task) => task?.ContinueWith(static _ => { }, TaskScheduler.Default).Wait();
+
     void FailAllWaiting(Serving failed)
     {
         failed.Core.Abandon();
-        while (_queue.TryPeek(out Request request))
-        {
-            _queue.Remove(request);
-            // One that was begun has events in blocks that may be durable.
-            request.Fail(ifNotStarted: RequestStatus.Unavailable, ifStarted: request is ReadRequest ? RequestStatus.Unavailable : RequestStatus.UnavailableUnknown);
-        }
+        DrainQueue(RequestStatus.Unavailable);
 
         // The journal's thread passes over what is still on its way.
         SpinWait.SpinUntil(() => Volatile.Read(ref _batchesInFlight) == 0);
         while (_freeBatches.Count < _options.BlocksInFlightMax) _freeBatches.Add(new EventBatch(_options.EventsPerBlockMax));
+    }
+
+    void DrainQueue(RequestStatus answer)
+    {
+        while (_queue.TryPeek(out Request request))
+        {
+            _queue.Remove(request);
+            // One that was begun has events in blocks that may be durable.
+            request.Fail(ifNotStarted: answer, ifStarted: request is ReadRequest ? answer : RequestStatus.UnavailableUnknown);
+        }
     }
 }

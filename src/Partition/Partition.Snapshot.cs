@@ -20,16 +20,16 @@ public sealed partial class Partition
                 {
                     serving.SnapshotSequence = SnapshotBeside(serving);
                 }
-                catch (IOException e)
-                {
-                    _log($"Partition {Number}: no snapshot was made: {e.Message}");
-                    serving.SnapshotSequence = serving.Core.FlushedSequence;
-                }
-                catch (InvariantBrokenException e)
+                catch (Exception e) when (e is InvariantBrokenException or JournalDamagedException or InvalidDataException)
                 {
                     // The journal does not follow from itself: nothing may be answered from it.
                     serving.JournalFault = e;
                     _queue.Wake();
+                }
+                catch (IOException e)
+                {
+                    _log($"Partition {Number}: no snapshot was made: {e.Message}");
+                    serving.SnapshotSequence = serving.Core.FlushedSequence;
                 }
             },
             CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
@@ -37,15 +37,10 @@ public sealed partial class Partition
 
     ulong SnapshotBeside(Serving serving)
     {
-        StateMachine machine = new(NewState());
         Snapshots snapshots = new(_disk, Number);
         SnapshotHeader before = default;
-        string? name = snapshots.List().LastOrDefault();
-        if (name is null || !TryReadSnapshot(name, machine.State, out before))
-        {
-            before = default;
-            machine = new StateMachine(NewState());
-        }
+        StateMachine machine = new(NewState());
+        if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(name, machine, out before, out StateMachine read)) machine = read;
 
         // Only up to what a later durable block vouches for: a snapshot never speaks of more than the journal can prove.
         ulong marked = serving.Journal.MarkedNumber;
@@ -68,12 +63,14 @@ public sealed partial class Partition
     /// <summary>Everything is durable and answered: marks it so, and leaves a snapshot for a quick start.</summary>
     void Stop(Serving serving)
     {
-        serving.Snapshotting?.Wait();
+        Await(serving.Snapshotting);
+        Await(serving.Allocating);
         lock (_journalLock)
         {
             try
             {
-                if (serving.Journal.WantsMark) serving.Journal.AppendMark();
+                // Its time binds the next life: no block gets one that an answer about the past has spoken of.
+                serving.Journal.AppendMark(serving.Core.AnsweredTimeMicros);
                 serving.Journal.Flush();
                 State state = serving.Core.State;
                 if (state.LastSequence > serving.SnapshotSequence)
@@ -86,7 +83,6 @@ public sealed partial class Partition
             }
 
             serving.JournalFault = new IOException("The partition was stopped.");
-            serving.Allocating?.Wait();
             serving.Journal.Dispose();
             serving.Readers.Dispose();
         }

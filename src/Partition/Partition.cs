@@ -47,20 +47,24 @@ public sealed partial class Partition : IAsyncDisposable
     volatile bool _stopping;
     readonly Lock _journalLock = new();
     int _batchesInFlight;
+    bool _seenStopping;
+
+    /// <summary>The latest past that was told of, in this life or one before.</summary>
+    long _answeredTimeMicros;
 
     /// <summary>One life between two recoveries.</summary>
-    sealed class Serving(FileJournal journal, StateMachine machine, EventReaders readers)
+    sealed class Serving(FileJournal journal, PartitionCore core, EventReaders readers)
     {
         public FileJournal Journal { get; } = journal;
 
-        public PartitionCore Core { get; } = new(machine);
+        public PartitionCore Core { get; } = core;
 
         public EventReaders Readers { get; } = readers;
 
         public ulong SnapshotSequence { get; set; }
 
         public volatile Exception? JournalFault;
-        public ulong SeenFlushedSequence = machine.State.LastSequence;
+        public ulong SeenFlushedSequence = core.FlushedSequence;
         public Task? Snapshotting;
         public Task? Allocating;
         public long NextAllocationTicks;
@@ -130,10 +134,12 @@ public sealed partial class Partition : IAsyncDisposable
 
         _appends.CompleteAdding();
         journalThread.Join();
+        _queue.Close(_stopping ? RequestStatus.ShuttingDown : RequestStatus.Unavailable);
+        DrainQueue(_stopping ? RequestStatus.ShuttingDown : RequestStatus.Unavailable);
         _stopped.TrySetResult();
     }
 
-    bool HasWork() => _stopping || !_queue.IsEmpty && Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax || HasNews(_serving!);
+    bool HasWork() => _stopping != _seenStopping || !_queue.IsEmpty && Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax || HasNews(_serving!);
 
     static bool HasNews(Serving serving) => serving.JournalFault is not null || serving.Journal.FlushedSequence != serving.SeenFlushedSequence;
 
@@ -147,6 +153,8 @@ public sealed partial class Partition : IAsyncDisposable
             core.Flushed(serving.SeenFlushedSequence);
             MaybeSnapshot(serving);
 
+            // In this order: what was queued before the stop is seen before the partition takes itself to be idle.
+            _seenStopping = _stopping;
             bool idle = _queue.IsEmpty;
             if (!idle && _freeBatches.TryTake(out EventBatch? batch))
             {
@@ -166,7 +174,7 @@ public sealed partial class Partition : IAsyncDisposable
                 continue;
             }
 
-            if (_stopping && idle && core.WaitingCount == 0)
+            if (_seenStopping && idle && core.WaitingCount == 0)
             {
                 Stop(serving);
                 return;
@@ -243,11 +251,11 @@ public sealed partial class Partition : IAsyncDisposable
             try
             {
                 if (serving.Journal.AllocateNext()) return;
-                if (!serving.Journal.HasRoom) _log($"Partition {Number}: the disk is full; new commands are refused until there is room.");
+                _log($"Partition {Number}: no journal segment can be allocated: {serving.Journal.AllocationFailure} {(serving.Journal.HasRoom ? "Writing goes on in the one that is there." : "New commands are refused.")}");
             }
-            catch (IOException e)
+            catch (ObjectDisposedException)
             {
-                _log($"Partition {Number}: cannot allocate a journal segment: {e.Message}");
+                // The journal ended first.
             }
 
             serving.NextAllocationTicks = Environment.TickCount64 + 1000;

@@ -7,12 +7,14 @@ namespace Purse.Partitions;
 /// owns thread, journal and clock.
 /// </summary>
 /// <remarks>Replied &lt;= Flushed &lt;= Appended, always: no answer, reads included, leaves before all that it rests on is durable.</remarks>
-public sealed class PartitionCore(StateMachine machine)
+/// <param name="answeredTimeMicros">The latest past that was told of before; every block is later.</param>
+public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
 {
     readonly Queue<(Request Request, ulong Sequence)> _waiting = new();
     readonly List<ReadRequest> _reads = [];
     EventBatch? _batch;
-    long _answeredTimeMicros;
+
+    public long AnsweredTimeMicros { get; private set; } = answeredTimeMicros;
 
     public State State => machine.State;
 
@@ -28,7 +30,7 @@ public sealed class PartitionCore(StateMachine machine)
     public void Open(EventBatch batch, long nowMicros)
     {
         Check.That(_batch is null, "one block is made at a time");
-        batch.Reset(State.LastSequence + 1, Math.Max(nowMicros, Math.Max(State.LastTimeMicros, _answeredTimeMicros) + 1));
+        batch.Reset(State.LastSequence + 1, Math.Max(nowMicros, Math.Max(State.LastTimeMicros, AnsweredTimeMicros) + 1));
         _batch = batch;
     }
 
@@ -43,7 +45,7 @@ public sealed class PartitionCore(StateMachine machine)
         {
             if (!_batch!.HasRoom) return false;
             int i = request.Next++;
-            request.Decisions[i] = hasRoom ? machine.Execute(request.Commands[i], _batch) : new Decision { Outcome = Outcome.StorageFull };
+            request.Decisions[i] = hasRoom ? machine.Execute(request.Commands[i], _batch) : machine.DecideWithoutRoom(request.Commands[i]);
         }
 
         request.Next = 0;
@@ -66,7 +68,7 @@ public sealed class PartitionCore(StateMachine machine)
         Check.That(batch.Count == 0 || batch.NextSequence == State.LastSequence + 1, "every event of a block is applied");
         foreach (ReadRequest read in _reads)
         {
-            _answeredTimeMicros = Math.Max(_answeredTimeMicros, read.AsOfMicros);
+            AnsweredTimeMicros = Math.Max(AnsweredTimeMicros, read.AsOfMicros);
             read.Read(State);
             _waiting.Enqueue((read, State.LastSequence));
         }

@@ -50,12 +50,18 @@ public abstract class Request : IValueTaskSource<RequestStatus>
 
     internal ValueTask<RequestStatus> Begin(TimeSpan timeout)
     {
+        OnBegin();
         _source.Reset();
         IsReusable = false;
         _deadline = Environment.TickCount64 + (long)timeout.TotalMilliseconds;
         Volatile.Write(ref _state, Queued);
         _timer.Change((long)timeout.TotalMilliseconds, Timeout.Infinite);
         return new ValueTask<RequestStatus>(this, _source.Version);
+    }
+
+    /// <summary>Forgets what an earlier use may have left.</summary>
+    protected virtual void OnBegin()
+    {
     }
 
     /// <summary>False where its caller has given up: it must not be begun any more.</summary>
@@ -107,6 +113,8 @@ public sealed class CommandRequest(int capacity) : Request
     internal int Next { get; set; }
 
     internal override int CommandsCount => Count;
+
+    protected override void OnBegin() => Next = 0;
 }
 
 /// <summary>A read that rides the queue: it sees all that was queued before it, and is answered when that is durable.</summary>

@@ -14,6 +14,9 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
     const int HistoryLimitDefault = 50;
     const int HistoryLimitMax = 1000;
 
+    /// <summary>Walks through long histories read the disk on the request's thread: a few at a time leave the rest of the server alone.</summary>
+    readonly SemaphoreSlim _walks = new(4);
+
     /// <summary>Without authentication every caller is this one.</summary>
     const string By = "local";
 
@@ -45,7 +48,20 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
         Decision decision = await ExecuteAsync(http, command);
         if (decision.Outcome == Outcome.AccountExists && !IsSameOpening(body, command.Details, Readers().Read(decision.Sequence)))
             throw new Problem("account_exists", $"Account '{account}' was opened before with other metadata or limits.").With("account", body.Account);
-        await AnswerAccountAsync(http, account, decision.Outcome == Outcome.Done ? 201 : 200);
+        await AnswerChangedAsync(http, account, decision.Outcome == Outcome.Done ? 201 : 200);
+    }
+
+    /// <summary>The change is durable by now, whatever becomes of reading the account for the answer.</summary>
+    async Task AnswerChangedAsync(HttpContext http, AccountName account, int status)
+    {
+        try
+        {
+            await AnswerAccountAsync(http, account, status);
+        }
+        catch (Problem problem) when (problem.Retryable)
+        {
+            throw new Problem(problem.Code, "The change was made, but the account could not be read for the answer. Read it again, or send the same again.", "applied");
+        }
     }
 
     bool IsSameOpening(OpenAccountBody body, CommandDetails details, RecordedEvent opened)
@@ -107,7 +123,7 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
     async Task ChangeAsync(HttpContext http, Command command)
     {
         await ExecuteAsync(http, command);
-        await AnswerAccountAsync(http, command.Account, 200);
+        await AnswerChangedAsync(http, command.Account, 200);
     }
 
     async Task<Decision> ExecuteAsync(HttpContext http, Command command)
@@ -217,9 +233,9 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
         RecordedEvent? then = null;
         if (asOf is not null || at is not null)
         {
-            (_, ulong found) = asOf is long time
-                ? readers.History.LastAtOrBefore(readers, balance, time)
-                : readers.History.LastAtOrBeforeSequence(readers, balance, at!.Value);
+            ulong found = await WalkAsync(http, cancellation => asOf is long time
+                ? readers.History.LastAtOrBefore(readers, balance, time, cancellation).Sequence
+                : readers.History.LastAtOrBeforeSequence(readers, balance, at!.Value, cancellation).Sequence);
             if (found != 0) then = readers.Read(found);
             balance.Posted = then?.Event.Posted ?? 0;
             balance.Held = then?.Event.Held ?? 0;
@@ -256,19 +272,19 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
 
         (Balance balance, _) = await ReadBalanceAsync(http, name, currency, 0);
         EventReaders readers = Readers();
-        ulong next, end;
-        if (cursor is not null)
+        ulong next = 0, end = 0;
+        if (cursor is not null) (ascending, next, end) = Query.Cursor(cursor);
+        List<RecordedEvent> page = await WalkAsync(http, cancellation =>
         {
-            (ascending, next, end) = Query.Cursor(cursor);
-        }
-        else
-        {
-            ulong first = from is long f ? readers.History.LastAtOrBefore(readers, balance, f - 1).Number + 1 : 1;
-            ulong last = to is long t ? readers.History.LastAtOrBefore(readers, balance, t).Number : ascending ? ulong.MaxValue : balance.EventsCount;
-            (next, end) = ascending ? (first, last) : (last, first);
-        }
+            if (cursor is null)
+            {
+                ulong first = from is long f ? readers.History.LastAtOrBefore(readers, balance, f - 1, cancellation).Number + 1 : 1;
+                ulong last = to is long t ? readers.History.LastAtOrBefore(readers, balance, t, cancellation).Number : ascending ? ulong.MaxValue : balance.EventsCount;
+                (next, end) = ascending ? (first, last) : (last, first);
+            }
 
-        List<RecordedEvent> page = Page(readers, balance, ascending, next, end, limit);
+            return Page(readers, balance, ascending, next, end, limit, cancellation);
+        });
         ulong after = ascending ? next + (ulong)page.Count : next - (ulong)page.Count;
         // Ascending without an upper end there is always more to come; a cursor for it only where there is already.
         bool more = page.Count > 0 && (ascending ? after <= Math.Min(end, balance.EventsCount) : after >= Math.Max(end, 1));
@@ -281,14 +297,37 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
         });
     }
 
+    async Task<T> WalkAsync<T>(HttpContext http, Func<CancellationToken, T> walk)
+    {
+        TimeSpan timeout = Query.Timeout(http);
+        using CancellationTokenSource deadline = CancellationTokenSource.CreateLinkedTokenSource(http.RequestAborted);
+        deadline.CancelAfter(timeout);
+        try
+        {
+            await _walks.WaitAsync(deadline.Token);
+            try
+            {
+                return walk(deadline.Token);
+            }
+            finally
+            {
+                _walks.Release();
+            }
+        }
+        catch (OperationCanceledException) when (!http.RequestAborted.IsCancellationRequested)
+        {
+            throw new Problem("deadline_exceeded", $"The history is long and was not walked to its goal within {timeout.TotalMilliseconds:0} ms. Ask again: the next walk goes on from there.");
+        }
+    }
+
     /// <summary>Events by their numbers in the balance's chain, which is walked backwards whatever the order.</summary>
-    static List<RecordedEvent> Page(EventReaders readers, in Balance balance, bool ascending, ulong next, ulong end, int limit)
+    static List<RecordedEvent> Page(EventReaders readers, in Balance balance, bool ascending, ulong next, ulong end, int limit, CancellationToken cancellation)
     {
         ulong count = (ulong)limit;
         ulong high = ascending ? Math.Min(Math.Min(end, balance.EventsCount), next + count - 1) : Math.Min(next, balance.EventsCount);
         ulong low = ascending ? next : Math.Max(Math.Max(end, 1), high >= count ? high - count + 1 : 1);
         if (high < low || high == 0 || low == 0) return [];
-        List<RecordedEvent> page = [.. readers.Backwards(readers.History.Find(readers, balance, high)).Take((int)(high - low + 1))];
+        List<RecordedEvent> page = [.. readers.Backwards(readers.History.Find(readers, balance, high, cancellation)).Take((int)(high - low + 1))];
         if (ascending) page.Reverse();
         return page;
     }

@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Globalization;
 using System.Text.Json;
 using Microsoft.AspNetCore.Http;
@@ -9,20 +10,31 @@ namespace Purse.Server;
 /// <summary>Writes answers.</summary>
 public static class Answer
 {
+    const int BufferBytesMax = 64 * 1024;
+
+    [ThreadStatic]
+    static ArrayBufferWriter<byte>? Buffer;
+
     // Account names and amounts hold nothing that needs escaping, and a human reads these answers.
-    static readonly JsonWriterOptions Options = new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    public static JsonWriterOptions JsonOptions { get; } = new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     public static async Task WriteAsync(HttpContext http, int status, Action<Utf8JsonWriter> write, string contentType = "application/json")
     {
-        http.Response.StatusCode = status;
-        http.Response.ContentType = contentType;
-        using (Utf8JsonWriter json = new(http.Response.BodyWriter, Options))
+        // Whole before the first byte leaves: an answer that fails halfway becomes a problem, not a mixture.
+        ArrayBufferWriter<byte> body = Buffer ??= new ArrayBufferWriter<byte>(1024);
+        body.ResetWrittenCount();
+        using (Utf8JsonWriter json = new(body, JsonOptions))
         {
             json.WriteStartObject();
             write(json);
             json.WriteEndObject();
         }
 
+        http.Response.StatusCode = status;
+        http.Response.ContentType = contentType;
+        http.Response.ContentLength = body.WrittenCount;
+        http.Response.BodyWriter.Write(body.WrittenSpan);
+        if (body.Capacity > BufferBytesMax) Buffer = null;
         await http.Response.BodyWriter.FlushAsync(http.RequestAborted);
     }
 

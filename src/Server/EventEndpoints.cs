@@ -22,7 +22,7 @@ sealed class EventEndpoints(Partition partition, CancellationToken stopping)
     {
         Query.AllowParameters(http, "after", "partition", "live");
         string after = Query.Parameter(http, "after") ?? $"{partition.Number}:0";
-        ulong next = (Query.Position("after", after, partition.Number) ?? 0) + 1;
+        ulong seen = Query.Position("after", after, partition.Number) ?? 0;
         if (Query.Parameter(http, "partition") is string number && number != partition.Number.ToString(CultureInfo.InvariantCulture))
             throw new Problem("malformed_request", $"There is no partition '{Query.Shorten(number)}'; this server has partition {partition.Number}.");
         bool live = Query.Parameter(http, "live") switch
@@ -32,9 +32,10 @@ sealed class EventEndpoints(Partition partition, CancellationToken stopping)
             { } other => throw new Problem("malformed_request", $"live is '{Query.Shorten(other)}'; it must be true or false."),
         };
         EventReaders readers = Readers();
-        if (next > readers.FlushedSequence + 1)
+        if (seen > readers.FlushedSequence)
             throw new Problem("time_in_future", $"after is {after}; the last event is {Answer.Position(partition.Number, readers.FlushedSequence)}.");
 
+        ulong next = seen + 1;
         http.Response.ContentType = "application/x-ndjson";
         http.Response.Headers.CacheControl = "no-store";
         await http.Response.StartAsync(http.RequestAborted);

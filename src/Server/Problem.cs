@@ -24,6 +24,7 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         ["transaction_id_malformed"] = (400, "The transaction id is malformed"),
         ["same_account"] = (400, "Payer and payee are the same account"),
         ["time_in_future"] = (400, "The time is in the future"),
+        ["forbidden"] = (403, "The caller may not do this"),
         ["from_account_not_found"] = (404, "The payer's account does not exist"),
         ["to_account_not_found"] = (404, "The payee's account does not exist"),
         ["account_not_found"] = (404, "The account does not exist"),
@@ -74,13 +75,13 @@ public sealed class Problem(string code, string detail, string outcome = "none")
     /// <summary>What a request's status means where it was not answered.</summary>
     public static Problem From(RequestStatus status, TimeSpan timeout) => status switch
     {
-        RequestStatus.Overloaded => new Problem("overloaded", "The command queue is full. Nothing was recorded; send the same again in a moment."),
-        RequestStatus.ShuttingDown => new Problem("shutting_down", "Nothing was recorded; send the same to another node, or here again once it is back."),
-        RequestStatus.Unavailable => new Problem("partition_unavailable", "The partition is not serving now. Nothing was recorded; send the same again."),
+        RequestStatus.Overloaded => new Problem("overloaded", "The command queue is full. This request left nothing behind; send the same again in a moment."),
+        RequestStatus.ShuttingDown => new Problem("shutting_down", "This request left nothing behind; send the same again once the server is back."),
+        RequestStatus.Unavailable => new Problem("partition_unavailable", "The partition is not serving now. This request left nothing behind; send the same again."),
         RequestStatus.UnavailableUnknown => new Problem(
             "partition_unavailable", "The partition stopped with the request under way. Ask by its id what became of it, or send the same again.", "unknown"),
         RequestStatus.DeadlineNotStarted => new Problem(
-            "deadline_exceeded", $"The request waited {timeout.TotalMilliseconds:0} ms in the queue. Nothing was recorded, and nothing will be; send the same again."),
+            "deadline_exceeded", $"The request waited {timeout.TotalMilliseconds:0} ms in the queue and was not begun; it left nothing behind, and will not. Send the same again."),
         _ => new Problem(
             "deadline_exceeded", $"No answer within {timeout.TotalMilliseconds:0} ms, but the request is under way. Ask by its id what became of it, or send the same again.", "unknown"),
     };
@@ -129,7 +130,7 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         Ledger.Outcome.CurrencyUnknown => new Problem("currency_unknown", $"'{currency}' is not an ISO 4217 code with minor units, nor registered here."),
         Ledger.Outcome.AmountTooPrecise => new Problem("amount_too_precise", $"The amount has more decimals than {currency} has."),
         Ledger.Outcome.AmountTooLarge => new Problem("amount_too_large", "An amount is less than 10^30 minor units of its currency."),
-        Ledger.Outcome.StorageFull => new Problem("storage_full", "There is no room on the storage. Nothing was recorded; send the same again once there is."),
+        Ledger.Outcome.StorageFull => new Problem("storage_full", "There is no room on the storage. This request left nothing behind; send the same again once there is."),
         _ => throw new ArgumentOutOfRangeException(nameof(outcome), outcome, "not an outcome that nothing records"),
     };
 }

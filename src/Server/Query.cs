@@ -76,8 +76,20 @@ public static class Query
     {
         if (metadata is not JsonElement element) return null;
         if (element.ValueKind != JsonValueKind.Object) throw new Problem("malformed_request", "metadata must be a JSON object.");
-        byte[] raw = Encoding.UTF8.GetBytes(element.GetRawText());
-        return raw.Length > 2048 ? throw new Problem("malformed_request", $"metadata has {raw.Length} bytes; up to 2048 are allowed.") : ToErasable(raw);
+        int length = Encoding.UTF8.GetByteCount(element.GetRawText());
+        if (length > 2048) throw new Problem("malformed_request", $"metadata has {length} bytes; up to 2048 are allowed.");
+        try
+        {
+            // What is recorded must be readable, and comparable with what a retry sends, for ever.
+            using MemoryStream compact = new();
+            using (Utf8JsonWriter json = new(compact, Answer.JsonOptions)) element.WriteTo(json);
+            if (!JsonElement.DeepEquals(element, element)) throw new InvalidOperationException();
+            return ToErasable(compact.ToArray());
+        }
+        catch (Exception e) when (e is InvalidOperationException or ArgumentException or FormatException or OverflowException)
+        {
+            throw new Problem("malformed_request", "metadata has a text that is not valid Unicode, or a number beyond all bounds.");
+        }
     }
 
     static Erasable ToErasable(byte[] utf8)

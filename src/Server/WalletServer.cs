@@ -152,8 +152,10 @@ public sealed class WalletServer : IAsyncDisposable
             // A web page that a name server points at this machine must not reach it with the caller's rights.
             if (!IsLoopbackName(http.Request.Host.Host))
                 throw new Problem("misdirected_request", $"The request names the host '{Query.Shorten(http.Request.Host.Host)}'; without authentication only loopback names are served.");
+            if (http.Request.Headers.Origin is { Count: > 0 } origin && !IsLoopbackOrigin(origin.ToString()))
+                throw new Problem("forbidden", $"A page of '{Query.Shorten(origin.ToString())}' asked; without authentication only pages of this machine may.");
             await next(http);
-            if (http.Response is { HasStarted: false, StatusCode: 404 }) throw new Problem("route_not_found", $"There is nothing at {Query.Shorten(http.Request.Path)}; docs/API.md lists what there is.");
+            if (http.Response is { HasStarted: false, StatusCode: 404 }) throw new Problem("route_not_found", $"There is nothing at {Query.Shorten(http.Request.Path)}; README.md lists what there is.");
             if (http.Response is { HasStarted: false, StatusCode: 405 }) throw new Problem("method_not_allowed", $"{http.Request.Path} does not take {http.Request.Method}.");
         }
         catch (Exception e) when (!http.Response.HasStarted)
@@ -191,6 +193,8 @@ public sealed class WalletServer : IAsyncDisposable
         bool isUsable = given is { Length: > 0 and <= 128 } && !given.AsSpan().ContainsAnyExceptInRange('!', '~');
         return isUsable ? given! : http.TraceIdentifier;
     }
+
+    static bool IsLoopbackOrigin(string origin) => Uri.TryCreate(origin, UriKind.Absolute, out Uri? uri) && IsLoopbackName(uri.Host);
 
     static bool IsLoopbackName(string host) =>
         host is "localhost" or "127.0.0.1" or "[::1]" || host.EndsWith(".localhost", StringComparison.Ordinal) || (IPAddress.TryParse(host, out IPAddress? address) && IPAddress.IsLoopback(address));

@@ -1,0 +1,192 @@
+using System.Numerics;
+using FsCheck;
+using FsCheck.Fluent;
+using FsCheck.Xunit;
+using Purse.Ledger;
+using Purse.Server;
+
+namespace Purse.Tests.Ledger;
+
+/// <summary>
+/// Random sequences of every command on few accounts, against a model that knows nothing of events: dictionaries and integers of any
+/// size. After each sequence the model, the state, a replay and a snapshot agree, and every currency adds up to 0.
+/// </summary>
+public sealed class ModelTests
+{
+    static readonly string[] Names = ["alice", "bob", "carol", "@world", "@bank"];
+    static readonly string[] Currencies = ["USD", "JPY", "BHD"];
+
+    public sealed record Step(int Kind, int From, int To, int Currency, long Minor, int Id, int Direction);
+
+    sealed class Model
+    {
+        sealed class ModelAccount
+        {
+            public bool Opened, Closed, NoDebit, NoCredit;
+            public readonly Dictionary<string, (BigInteger? Min, BigInteger? Max)> Limits = [];
+        }
+
+        readonly Dictionary<string, ModelAccount> _accounts = [];
+        readonly Dictionary<(string Home, int Id), string> _decided = [];
+
+        public Dictionary<(string Account, string Currency), BigInteger> Balances { get; } = [];
+
+        ModelAccount this[string name] => _accounts.TryGetValue(name, out ModelAccount? account) ? account : _accounts[name] = new ModelAccount();
+
+        BigInteger Posted(string account, string currency) => Balances.GetValueOrDefault((account, currency));
+
+        public string Transfer(string from, string to, string currency, BigInteger amount, int id)
+        {
+            bool fromSystem = from[0] == '@', toSystem = to[0] == '@';
+            (string, int) key = (fromSystem ? (toSystem ? "" : to) : from, id);
+            if (_decided.ContainsKey(key)) return "duplicate";
+            string outcome = Judge(from, to, currency, amount);
+            _decided[key] = outcome;
+            if (outcome != "done") return outcome;
+            Balances[(from, currency)] = Posted(from, currency) - amount;
+            Balances[(to, currency)] = Posted(to, currency) + amount;
+            return outcome;
+        }
+
+        string Judge(string from, string to, string currency, BigInteger amount)
+        {
+            if (from[0] != '@')
+            {
+                ModelAccount payer = this[from];
+                if (!payer.Opened) return "from_account_not_found";
+                if (payer.Closed) return "from_account_closed";
+                if (payer.NoDebit) return "from_account_frozen";
+                BigInteger? min = payer.Limits.GetValueOrDefault(currency).Min;
+                if (Posted(from, currency) - amount < (min ?? 0)) return min is null ? "insufficient_funds" : "below_min_balance";
+            }
+
+            if (to[0] == '@') return "done";
+            ModelAccount payee = this[to];
+            if (!payee.Opened) return "to_account_not_found";
+            if (payee.Closed) return "to_account_closed";
+            if (payee.NoCredit) return "to_account_frozen";
+            return payee.Limits.GetValueOrDefault(currency).Max is BigInteger max && Posted(to, currency) + amount > max ? "exceeds_max_balance" : "done";
+        }
+
+        public string Open(string name)
+        {
+            if (this[name].Opened) return "account_exists";
+            this[name].Opened = true;
+            return "done";
+        }
+
+        public string SetLimits(string name, string currency, BigInteger? min, BigInteger? max)
+        {
+            ModelAccount account = this[name];
+            if (!account.Opened) return "account_not_found";
+            if (account.Limits.Count == 1 && account.Limits.TryGetValue(currency, out var now) && now == (min, max)) return "unchanged";
+            account.Limits.Clear();
+            account.Limits[currency] = (min, max);
+            return "done";
+        }
+
+        public string Freeze(string name, Direction direction)
+        {
+            ModelAccount account = this[name];
+            if (!account.Opened) return "account_not_found";
+            (bool, bool) before = (account.NoDebit, account.NoCredit);
+            account.NoDebit = direction != Direction.None && (account.NoDebit || direction.HasFlag(Direction.Debit));
+            account.NoCredit = direction != Direction.None && (account.NoCredit || direction.HasFlag(Direction.Credit));
+            return before == (account.NoDebit, account.NoCredit) ? "unchanged" : "done";
+        }
+
+        public string Close(string name)
+        {
+            ModelAccount account = this[name];
+            if (!account.Opened) return "account_not_found";
+            if (account.Closed) return "unchanged";
+            if (Balances.Any(b => b.Key.Account == name && b.Value != 0)) return "balance_not_zero";
+            account.Closed = true;
+            return "done";
+        }
+    }
+
+    static Arbitrary<Step[]> Steps()
+    {
+        // Few ids, so that some come twice; amounts that often hit a limit exactly.
+        Gen<Step> step =
+            from kind in Gen.Choose(0, 19)
+            from fromAccount in Gen.Choose(0, Names.Length - 1)
+            from hop in Gen.Choose(1, Names.Length - 1)
+            from currency in Gen.Choose(0, Currencies.Length - 1)
+            from minor in Gen.OneOf(Gen.Choose(1, 10), Gen.Choose(1, 1000))
+            from id in Gen.Choose(1, 400)
+            from direction in Gen.Choose(1, 3)
+            select new Step(kind, fromAccount, (fromAccount + hop) % Names.Length, currency, minor, id, direction);
+        return Arb.From(step.ArrayOf().Resize(300), steps => steps.Length < 2 ? [] : [steps[..(steps.Length / 2)], steps[(steps.Length / 2)..], steps[1..], steps[..^1]]);
+    }
+
+    [Property(MaxTest = 400)]
+    public Property Model_state_replay_and_snapshot_agree() => Prop.ForAll(Steps(), Holds);
+
+    static void Holds(Step[] steps)
+    {
+        TestLedger ledger = new();
+        Model model = new();
+        foreach (Step step in steps)
+        {
+            (Command command, string expected) = Predict(model, step);
+            Decision decision = ledger.Execute(command);
+            Assert.Equal(expected, EventJson.OutcomeCode(decision.Outcome));
+        }
+
+        State state = ledger.State;
+        foreach (((string account, string currency), BigInteger posted) in model.Balances)
+        {
+            state.TryCurrency(CurrencyCode.Parse(currency), out uint number, out _);
+            Assert.Equal(posted, (BigInteger)state.Balance(state.Names.Find(AccountName.Parse(account)), number).Posted);
+        }
+
+        Assert.All(state.CurrenciesInUse(), currency => Assert.Equal((Int128)0, state.CountSum(currency)));
+        byte[] bytes = TestLedger.Bytes(state);
+        Assert.Equal(bytes, TestLedger.Bytes(ledger.Replay(tableSeed: steps.Length)));
+        State restored = new(tableSeed: 99);
+        restored.Read(new MemoryStream(bytes));
+        Assert.Equal(bytes, TestLedger.Bytes(restored));
+        Assert.Equal(ledger.Events.Count(e => e.Event.Kind is EventKind.Debited or EventKind.TransferRejected), restored.Ids.Count);
+    }
+
+    static (Command Command, string Expected) Predict(Model model, Step step)
+    {
+        string from = Names[step.From], to = Names[step.To], currency = Currencies[step.Currency];
+        string ordinary = Names[step.From % 3];
+        int decimals = step.Currency switch { 0 => 2, 1 => 0, _ => 3 };
+        CurrencyCode code = CurrencyCode.Parse(currency);
+        switch (step.Kind)
+        {
+            case 0 or 1:
+                return (TestLedger.Change(CommandKind.OpenAccount, ordinary), model.Open(ordinary));
+            case 2:
+            {
+                bool hasMin = step.Direction != 1, hasMax = step.Direction != 2;
+                LimitsAsWritten limits = new(code, hasMin, -step.Minor, decimals, hasMax, step.Minor * 10, decimals);
+                return (
+                    TestLedger.Change(CommandKind.SetLimits, ordinary, details: new CommandDetails { Limits = [limits] }),
+                    model.SetLimits(ordinary, currency, hasMin ? -step.Minor : null, hasMax ? step.Minor * 10 : null));
+            }
+
+            case 3:
+                return (TestLedger.Change(CommandKind.Freeze, ordinary, (Direction)step.Direction), model.Freeze(ordinary, (Direction)step.Direction));
+            case 4:
+                return (TestLedger.Change(CommandKind.Unfreeze, ordinary), model.Freeze(ordinary, Direction.None));
+            case 5 when step.Minor % 4 == 0:
+                return (TestLedger.Change(CommandKind.Close, ordinary), model.Close(ordinary));
+            default:
+            {
+                // Money has to come in for anything else to happen.
+                if (step.Kind > 14) (from, to) = ("@world", ordinary);
+                Command transfer = new()
+                {
+                    Kind = CommandKind.Transfer, TransactionId = (UInt128)step.Id, Account = AccountName.Parse(from), Counterparty = AccountName.Parse(to),
+                    Currency = code, AmountDigits = step.Minor, AmountScale = (byte)decimals,
+                };
+                return (transfer, model.Transfer(from, to, currency, step.Minor, step.Id));
+            }
+        }
+    }
+}

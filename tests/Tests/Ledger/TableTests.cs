@@ -1,0 +1,94 @@
+using Purse.Ledger;
+using Purse.Server;
+
+namespace Purse.Tests.Ledger;
+
+/// <summary>
+/// Runs the tables beside this file: one command a line, in an accountant's words, and what must come of it after <c>-&gt;</c>. After each
+/// table the state is rebuilt from its events and must be the same, byte by byte.
+/// </summary>
+public sealed class TableTests
+{
+    public static TheoryData<string> Tables() => [.. Directory.GetFiles(Folder, "*.txt").Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal)];
+
+    static string Folder => Path.Combine(AppContext.BaseDirectory, "Ledger", "Tables");
+
+    [Theory]
+    [MemberData(nameof(Tables))]
+    public void Every_line_comes_out_as_written(string table)
+    {
+        TestLedger ledger = new();
+        string[] lines = File.ReadAllLines(Path.Combine(Folder, table));
+        for (int i = 0; i < lines.Length; i++)
+        {
+            string line = lines[i].Split('#')[0].Trim();
+            if (line.Length == 0) continue;
+            string[] sides = line.Split("->");
+            string actual = Run(ledger, sides[0].Split(' ', StringSplitOptions.RemoveEmptyEntries));
+            Assert.True(actual == sides[1].Trim(), $"{table}, line {i + 1}: {line}\ncame out as: {actual}");
+        }
+
+        Assert.Equal(TestLedger.Bytes(ledger.State), TestLedger.Bytes(ledger.Replay(tableSeed: 7)));
+    }
+
+    [Fact]
+    public void The_tables_reach_every_outcome_that_this_version_decides()
+    {
+        string all = string.Concat(Directory.GetFiles(Folder, "*.txt").Select(File.ReadAllText));
+        string[] later =
+        [
+            nameof(Outcome.HoldAlreadyCaptured), nameof(Outcome.HoldAlreadyVoided), nameof(Outcome.HoldExpired), nameof(Outcome.AlreadyReversed), nameof(Outcome.NotAHold),
+            nameof(Outcome.ExceedsHeldAmount), nameof(Outcome.ExceedsReversibleAmount), nameof(Outcome.TransferNotFound), nameof(Outcome.StorageFull),
+        ];
+        foreach (Outcome outcome in Enum.GetValues<Outcome>())
+        {
+            if (!later.Contains(outcome.ToString())) Assert.Contains($"-> {EventJson.OutcomeCode(outcome)}", all, StringComparison.Ordinal);
+        }
+    }
+
+    static string Run(TestLedger ledger, string[] words)
+    {
+        switch (words[0])
+        {
+            case "open":
+                return Show(ledger.Execute(TestLedger.Change(CommandKind.OpenAccount, words[1], details: words.Length > 2 ? Limits(words[2..]) : null)));
+            case "limits":
+                return Show(ledger.Execute(TestLedger.Change(CommandKind.SetLimits, words[1], details: Limits(words[2..]))));
+            case "metadata":
+                return Show(ledger.Execute(TestLedger.Change(CommandKind.SetMetadata, words[1], details: new CommandDetails { Metadata = new Erasable("{}"u8.ToArray(), new byte[16]) })));
+            case "freeze":
+                return Show(ledger.Execute(TestLedger.Change(CommandKind.Freeze, words[1], Enum.Parse<Direction>(words[2], ignoreCase: true))));
+            case "unfreeze":
+                return Show(ledger.Execute(TestLedger.Change(CommandKind.Unfreeze, words[1])));
+            case "close":
+                return Show(ledger.Execute(TestLedger.Change(CommandKind.Close, words[1])));
+            case "repeat":
+                // Ids count up from the one written.
+                return Enumerable.Range(0, int.Parse(words[1])).Select(n => Run(ledger, [words[2], $"T{int.Parse(words[3].AsSpan(1)) + n}", .. words[4..]])).Distinct().Single();
+            case "transfer":
+                return Show(ledger.Execute(TestLedger.Transfer(UInt128.Parse(words[1].AsSpan(1)), words[2], words[3], words[4], words[5])));
+            case "balance":
+                return ledger.Balance(words[1], words[2]);
+            default:
+                throw new InvalidDataException($"'{words[0]}' is not a word of these tables.");
+        }
+    }
+
+    static string Show(in Decision decision) => EventJson.OutcomeCode(decision.Outcome) + (decision.Outcome == Outcome.Duplicate ? $" of {decision.Sequence}" : "");
+
+    /// <summary><c>USD min -50 max 100</c>, either or both; <c>none</c> ends all.</summary>
+    static CommandDetails Limits(string[] words)
+    {
+        if (words is ["none"]) return new CommandDetails { Limits = [] };
+        int min = Array.IndexOf(words, "min"), max = Array.IndexOf(words, "max");
+        (Int128 minDigits, int minScale) = Parse(min < 0 ? "0" : words[min + 1]);
+        (Int128 maxDigits, int maxScale) = Parse(max < 0 ? "0" : words[max + 1]);
+        return new CommandDetails { Limits = [new LimitsAsWritten(CurrencyCode.Parse(words[0]), min >= 0, minDigits, minScale, max >= 0, maxDigits, maxScale)] };
+    }
+
+    static (Int128 Digits, int Scale) Parse(string text)
+    {
+        Assert.Equal(Amount.ParseResult.Ok, Amount.Parse(text.TrimStart('-'), out Int128 digits, out int scale));
+        return (text[0] == '-' ? -digits : digits, scale);
+    }
+}

@@ -1,0 +1,330 @@
+using System.Collections.Concurrent;
+using Purse.Journal;
+using Purse.Ledger;
+using Purse.Partitions;
+using Purse.Tests.Journal;
+using Purse.Tests.Ledger;
+
+namespace Purse.Tests.Partitions;
+
+public sealed class PartitionTests
+{
+    static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+
+    static readonly PartitionOptions Options = new()
+    {
+        Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 },
+        RecoveryDelay = TimeSpan.FromMilliseconds(20),
+        EventsPerBlockMax = 256,
+    };
+
+    readonly ConcurrentQueue<string> _log = new();
+
+    Partition Start(FaultyDisk disk, PartitionOptions? options = null) => Partition.Start(0, disk, options ?? Options, TimeProvider.System, _log.Enqueue);
+
+    static async Task<(RequestStatus Status, Decision Decision)> ExecuteAsync(Partition partition, Command command, TimeSpan? timeout = null)
+    {
+        CommandRequest request = new(1);
+        request.Commands[0] = command;
+        RequestStatus status = await partition.SubmitAsync(request, timeout ?? Patience);
+        return (status, request.Decisions[0]);
+    }
+
+    static async Task DoneAsync(Partition partition, Command command)
+    {
+        (RequestStatus status, Decision decision) = await ExecuteAsync(partition, command);
+        Assert.Equal((RequestStatus.Answered, Outcome.Done), (status, decision.Outcome));
+    }
+
+    static async Task<(RequestStatus Status, string Balance)> BalanceAsync(Partition partition, string account, TimeSpan? timeout = null)
+    {
+        ReadRequest<Int128> read = new(state => state.Balance(state.Names.Find(AccountName.Parse(account)), Usd(state)).Posted);
+        RequestStatus status = await partition.SubmitAsync(read, timeout ?? Patience);
+        return (status, Amount.Format(read.Result, 2));
+    }
+
+    static uint Usd(State state) => state.TryCurrency(CurrencyCode.Parse("USD"), out uint number, out _) ? number : 0;
+
+    [Fact]
+    public async Task What_was_answered_is_there_after_a_power_cut()
+    {
+        FaultyDisk disk = new();
+        Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        for (int i = 1; i <= 50; i++) await DoneAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00"));
+        for (int seed = 0; seed < 20; seed++)
+        {
+            await using Partition recovered = Start(disk.AfterPowerCut(seed));
+            Assert.Equal((RequestStatus.Answered, "50.00"), await BalanceAsync(recovered, "alice"));
+        }
+
+        await partition.DisposeAsync();
+    }
+
+    /// <summary>Excludes: an answer, reads included, that leaves before what it rests on is durable.</summary>
+    [Fact]
+    public async Task Nothing_is_answered_before_it_is_durable()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        disk.FlushGate.Reset();
+        Task<(RequestStatus, Decision)> transfer = ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
+        Task<(RequestStatus, string)> read = BalanceAsync(partition, "alice");
+        Task<(RequestStatus, Decision)> duplicate = ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
+        await Task.Delay(100);
+        Assert.False(transfer.IsCompleted || read.IsCompleted || duplicate.IsCompleted);
+        disk.FlushGate.Set();
+        Assert.Equal(Outcome.Done, (await transfer).Item2.Outcome);
+        Assert.Equal(Outcome.Duplicate, (await duplicate).Item2.Outcome);
+        Assert.Equal((RequestStatus.Answered, "1.00"), await read);
+    }
+
+    /// <summary>Excludes: a caller told "done" or "nothing" when a failed flush makes both untrue; a partition that goes on after it.</summary>
+    [Fact]
+    public async Task A_failed_flush_is_answered_as_unknown_and_the_partition_recovers_from_what_is_on_disk()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        await DoneAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
+        await WaitAsync(() => disk.FlushCount is var count && Quiet(disk, count));
+        disk.FailFlushIn = 1;
+        (RequestStatus status, _) = await ExecuteAsync(partition, TestLedger.Transfer(2, "@world", "alice", "1.00"));
+        Assert.Equal(RequestStatus.UnavailableUnknown, status);
+        await WaitAsync(() => partition.Fault is null);
+        // The same id tells which it was, and makes it so.
+        (_, Decision again) = await ExecuteAsync(partition, TestLedger.Transfer(2, "@world", "alice", "1.00"));
+        Assert.True(again.Outcome is Outcome.Done or Outcome.Duplicate);
+        Assert.Equal("2.00", (await BalanceAsync(partition, "alice")).Balance);
+        Assert.Contains(_log, line => line.Contains("is down", StringComparison.Ordinal));
+    }
+
+    /// <summary>No mark or segment is on its way: the next flush is that of the next command.</summary>
+    static bool Quiet(FaultyDisk disk, int count)
+    {
+        Thread.Sleep(100);
+        return disk.FlushCount == count;
+    }
+
+    static async Task WaitAsync(Func<bool> condition)
+    {
+        using CancellationTokenSource limit = new(Patience);
+        while (!condition()) await Task.Delay(5, limit.Token);
+    }
+
+    [Fact]
+    public async Task A_torn_write_is_cut_off_and_the_partition_goes_on()
+    {
+        FaultyDisk disk = new() { FailingWriteIsTorn = true };
+        await using Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        await WaitAsync(() => disk.FlushCount is var count && Quiet(disk, count));
+        disk.FailWriteIn = 1;
+        // Enough for several pages, so that half of them is not a whole block.
+        CommandRequest request = new(100) { Count = 100 };
+        for (int i = 0; i < 100; i++) request.Commands[i] = TestLedger.Transfer((UInt128)(100 + i), "@world", "alice", "1.00");
+        Assert.Equal(RequestStatus.UnavailableUnknown, await partition.SubmitAsync(request, Patience));
+        await WaitAsync(() => partition.Fault is null);
+        await DoneAsync(partition, TestLedger.Transfer(2, "@world", "alice", "1.00"));
+        Assert.Contains(_log, line => line.Contains("torn tail", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task A_full_disk_refuses_what_is_new_reads_go_on_and_writing_resumes_by_itself()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        await WaitAsync(() => disk.Exists(FileJournal.SegmentName(2)));
+        disk.CapacityBytes = disk.UsedBytes + 1000;
+        int done = 0;
+        Outcome outcome = Outcome.Done;
+        while (outcome == Outcome.Done)
+        {
+            CommandRequest request = new(500) { Count = 500 };
+            for (int i = 0; i < 500; i++) request.Commands[i] = TestLedger.Transfer((UInt128)(1 + done + i), "@world", "alice", "1.00");
+            Assert.Equal(RequestStatus.Answered, await partition.SubmitAsync(request, Patience));
+            done += request.Decisions.Count(d => d.Outcome == Outcome.Done);
+            outcome = request.Decisions[^1].Outcome;
+        }
+
+        Assert.Equal(Outcome.StorageFull, outcome);
+        Assert.False(partition.IsReady);
+        Assert.Equal((RequestStatus.Answered, $"{done}.00"), await BalanceAsync(partition, "alice"));
+        disk.CapacityBytes = long.MaxValue;
+        await WaitAsync(() => partition.IsReady);
+        // Nothing was recorded under the refused id: it may be sent again.
+        await DoneAsync(partition, TestLedger.Transfer((UInt128)(1 + done), "@world", "alice", "1.00"));
+    }
+
+    [Fact]
+    public async Task A_full_queue_refuses_and_never_grows()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk, Options with { QueuedCommandsMax = 10, BlocksInFlightMax = 1 });
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        disk.FlushGate.Reset();
+        List<Task<(RequestStatus Status, Decision)>> all = [.. Enumerable.Range(1, 40).Select(i => ExecuteAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00")))];
+        Task<(RequestStatus Status, Decision)> first = await Task.WhenAny(all);
+        Assert.Equal(RequestStatus.Overloaded, (await first).Status);
+        Assert.InRange(partition.QueuedCommands, 1, 10);
+        disk.FlushGate.Set();
+        (RequestStatus Status, Decision)[] answers = await Task.WhenAll(all);
+        int answered = answers.Count(a => a.Status == RequestStatus.Answered);
+        Assert.Equal(40, answered + answers.Count(a => a.Status == RequestStatus.Overloaded));
+        Assert.Equal($"{answered}.00", (await BalanceAsync(partition, "alice")).Balance);
+    }
+
+    [Fact]
+    public async Task A_deadline_tells_none_from_unknown_and_what_was_begun_goes_on()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk, Options with { BlocksInFlightMax = 1 });
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        await WaitAsync(() => disk.Exists(FileJournal.SegmentName(2)) && disk.FlushCount is var count && Quiet(disk, count));
+        disk.FlushGate.Reset();
+        TimeSpan shortly = TimeSpan.FromMilliseconds(200);
+        // The first is being flushed, the second waits sealed behind it; the third stays in the queue.
+        Task<(RequestStatus Status, Decision)> begun = ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"), shortly);
+        await WaitAsync(() => disk.FlushesWaiting == 1);
+        Task<(RequestStatus Status, Decision)> behind = ExecuteAsync(partition, TestLedger.Transfer(2, "@world", "alice", "1.00"), shortly);
+        await WaitAsync(() => partition.QueuedCommands == 0);
+        Task<(RequestStatus Status, Decision)> queued = ExecuteAsync(partition, TestLedger.Transfer(3, "@world", "alice", "1.00"), shortly);
+        Assert.Equal(RequestStatus.DeadlineUnknown, (await begun).Status);
+        Assert.Equal(RequestStatus.DeadlineUnknown, (await behind).Status);
+        Assert.Equal(RequestStatus.DeadlineNotStarted, (await queued).Status);
+        disk.FlushGate.Set();
+        Assert.Equal((RequestStatus.Answered, "2.00"), await BalanceAsync(partition, "alice"));
+        Assert.Equal(Outcome.Duplicate, (await ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"))).Decision.Outcome);
+        await DoneAsync(partition, TestLedger.Transfer(3, "@world", "alice", "1.00"));
+    }
+
+    [Fact]
+    public async Task Snapshots_made_beside_the_writer_equal_a_replay_and_can_all_be_deleted()
+    {
+        FaultyDisk disk = new();
+        PartitionOptions options = Options with { EventsPerSnapshot = 500 };
+        byte[] before;
+        await using (Partition partition = Start(disk, options))
+        {
+            await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+            for (int i = 1; i <= 2000; i++) await DoneAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00"));
+            await WaitAsync(() => disk.List("snapshots").Any(n => n.EndsWith(".snapshot", StringComparison.Ordinal)));
+            before = await BytesAsync(partition);
+        }
+
+        FaultyDisk without = disk.Copy();
+        foreach (string name in without.List("snapshots")) without.Delete(name);
+        FaultyDisk broken = disk.Copy();
+        broken.Flip(broken.List("snapshots")[^1], 200);
+        foreach (FaultyDisk each in new[] { disk, without, broken })
+        {
+            await using Partition recovered = Start(each, options);
+            Assert.Equal(before, await BytesAsync(recovered));
+        }
+
+        Assert.Contains(_log, line => line.Contains("is passed over", StringComparison.Ordinal));
+    }
+
+    static async Task<byte[]> BytesAsync(Partition partition)
+    {
+        ReadRequest<byte[]> read = new(TestLedger.Bytes);
+        Assert.Equal(RequestStatus.Answered, await partition.SubmitAsync(read, Patience));
+        return read.Result;
+    }
+
+    /// <summary>Excludes: a snapshot used with a journal that does not have what it was made from.</summary>
+    [Fact]
+    public async Task A_journal_that_ends_before_its_snapshot_is_refused()
+    {
+        FaultyDisk disk = new();
+        await using (Partition partition = Start(disk))
+        {
+            await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+            await DoneAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
+        }
+
+        disk.Delete(FileJournal.SegmentName(1));
+        foreach (string segment in disk.List("journal")) disk.Delete(segment);
+        for (int start = 0; start < 5; start++)
+        {
+            JournalDamagedException lost = Assert.Throws<JournalDamagedException>(() => Start(disk));
+            Assert.StartsWith("journal_lost_tail", lost.Message, StringComparison.Ordinal);
+        }
+
+        // The operator accepts the loss.
+        foreach (string snapshot in disk.List("snapshots")) disk.Delete(snapshot);
+        await using Partition accepted = Start(disk);
+        Assert.Equal((RequestStatus.Answered, "0.00"), await BalanceAsync(accepted, "alice"));
+    }
+
+    /// <summary>Excludes: a tail one block short of its snapshot that is made up for by the block that marks the recovery.</summary>
+    [Fact]
+    public async Task A_journal_one_block_short_of_its_snapshot_is_refused_however_often_it_is_started()
+    {
+        FaultyDisk disk = new(), earlier;
+        await using (Partition partition = Start(disk))
+        {
+            await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+            await WaitAsync(() => disk.FlushCount is var count && Quiet(disk, count));
+            earlier = disk.Copy();
+            await DoneAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
+        }
+
+        // The journal as it was one command ago, under the snapshot of the end.
+        string name = Assert.Single(disk.List("snapshots"));
+        using (IDiskFile file = earlier.Open(name, writable: true, create: true)) file.Write(disk.Bytes(name), 0);
+        for (int start = 0; start < 5; start++) Assert.Throws<JournalDamagedException>(() => Start(earlier));
+    }
+
+    /// <summary>Excludes: a block written after an answered as_of whose time the answer should have shown.</summary>
+    [Fact]
+    public async Task No_block_is_older_than_a_past_that_was_told_of()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        long future = (DateTimeOffset.UtcNow.AddSeconds(2) - DateTimeOffset.UnixEpoch).Ticks / 10;
+        await partition.SubmitAsync(new ReadRequest<int>(_ => 0) { AsOfMicros = future }, Patience);
+        (_, Decision decision) = await ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
+        Assert.True(decision.TimeMicros > future);
+    }
+
+    [Fact]
+    public async Task Stopping_answers_what_was_asked_and_refuses_what_comes_after()
+    {
+        FaultyDisk disk = new();
+        Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        List<Task<(RequestStatus Status, Decision)>> before = [.. Enumerable.Range(1, 200).Select(i => ExecuteAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00")))];
+        await partition.DisposeAsync();
+        Assert.All(await Task.WhenAll(before), answer => Assert.Equal(RequestStatus.Answered, answer.Status));
+        Assert.Equal(RequestStatus.ShuttingDown, (await ExecuteAsync(partition, TestLedger.Transfer(999, "@world", "alice", "1.00"))).Status);
+        await using Partition again = Start(disk);
+        Assert.Equal("200.00", (await BalanceAsync(again, "alice")).Balance);
+        Assert.Contains(_log, line => line.Contains("(0 replayed)", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task History_finds_any_event_of_a_long_life()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        List<Decision> decisions = [];
+        for (int i = 1; i <= 300; i++) decisions.Add((await ExecuteAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00"))).Decision);
+        ReadRequest<Balance> read = new(state => state.Balance(state.Names.Find(AccountName.Parse("alice")), Usd(state)));
+        await partition.SubmitAsync(read, Patience);
+        EventReaders readers = partition.Readers!;
+        Random random = new(3);
+        for (int n = 0; n < 300; n++)
+        {
+            int i = random.Next(300);
+            Assert.Equal(decisions[i].LastSequence, readers.History.Find(readers, read.Result, (ulong)i + 1, default));
+            Assert.Equal(((ulong)i + 1, decisions[i].LastSequence), readers.History.LastAtOrBefore(readers, read.Result, decisions[i].TimeMicros, default));
+            Assert.Equal((ulong)i, readers.History.LastAtOrBefore(readers, read.Result, decisions[i].TimeMicros - 1, default).Number);
+            Assert.Equal((ulong)i + 1, readers.History.LastAtOrBeforeSequence(readers, read.Result, decisions[i].LastSequence, default).Number);
+        }
+    }
+}
