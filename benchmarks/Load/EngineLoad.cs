@@ -71,7 +71,13 @@ public static class EngineLoad
                 request.Commands[2 * i] = new Command { Kind = CommandKind.OpenAccount, Account = chunk[i] };
                 request.Commands[2 * i + 1] = new Command
                 {
-                    Kind = CommandKind.Transfer, Account = world, Counterparty = chunk[i], Currency = usd, AmountDigits = 1_000_000_000, AmountScale = 0, TransactionId = 1,
+                    Kind = CommandKind.Transfer,
+                    Account = world,
+                    Counterparty = chunk[i],
+                    Currency = usd,
+                    AmountDigits = 1_000_000_000,
+                    AmountScale = 0,
+                    TransactionId = 1,
                 };
             }
 

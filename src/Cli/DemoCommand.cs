@@ -116,7 +116,11 @@ static class DemoCommand
             (await client.PostAsJsonAsync("/v1/wallet/accounts", new { account = Name(i) })).EnsureSuccessStatusCode();
             (await client.PostAsJsonAsync("/v1/wallet/balance_transfer", new
             {
-                from_account = "@world", to_account = Name(i), amount = Amount.Format(DepositMinor, 2), currency = "USD", transaction_id = Guid.NewGuid(),
+                from_account = "@world",
+                to_account = Name(i),
+                amount = Amount.Format(DepositMinor, 2),
+                currency = "USD",
+                transaction_id = Guid.NewGuid(),
             })).EnsureSuccessStatusCode();
         }
     }
@@ -186,7 +190,11 @@ static class DemoCommand
                 {
                     using HttpResponseMessage response = await http.PostAsJsonAsync(new Uri(address(), "/v1/wallet/balance_transfer"), new
                     {
-                        from_account = Name(from), to_account = Name(to), amount = Amount.Format(minor, 2), currency = "USD", transaction_id = id,
+                        from_account = Name(from),
+                        to_account = Name(to),
+                        amount = Amount.Format(minor, 2),
+                        currency = "USD",
+                        transaction_id = id,
                     });
                     if (response.StatusCode == HttpStatusCode.OK)
                     {

@@ -17,7 +17,8 @@ RootCommand root = new("A digital-wallet ledger server: money moves between acco
     BenchCommand.Create(),
     BenchCommand.CreateEcho(),
 };
-ParseResult parsed = root.Parse(args);
+// A leading @ names a system account here, not a file with more arguments.
+ParseResult parsed = root.Parse(args, new ParserConfiguration { ResponseFileTokenReplacer = null });
 if (parsed.Errors.Count > 0)
 {
     foreach (System.CommandLine.Parsing.ParseError error in parsed.Errors) Terminal.Error(error.Message);

@@ -31,8 +31,10 @@ sealed class ServerProcess : IDisposable
     /// <summary>Starts this program with other arguments and waits until it says that it is ready.</summary>
     public static async Task<ServerProcess> StartAsync(List<string> arguments)
     {
-        string program = Environment.ProcessPath!;
-        if (Path.GetFileNameWithoutExtension(program) == "dotnet") arguments.Insert(0, typeof(ServerProcess).Assembly.Location);
+        // By the runtime's own host: what hosts this code may be another program, such as a test runner.
+        bool isHost = Path.GetFileNameWithoutExtension(Environment.ProcessPath) == "dotnet";
+        string program = isHost ? Environment.ProcessPath! : "dotnet";
+        arguments = [typeof(ServerProcess).Assembly.Location, .. arguments];
         Process process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false })!;
         Queue<string> log = new();
         process.ErrorDataReceived += (_, line) =>

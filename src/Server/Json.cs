@@ -3,6 +3,7 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 using System.Text.Json.Serialization.Metadata;
 using System.Text.RegularExpressions;
+using System.Text.Unicode;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Primitives;
 
@@ -99,7 +100,12 @@ static partial class Body
         while (true)
         {
             read = await request.BodyReader.ReadAsync(http.RequestAborted);
-            if (read.Buffer.Length > SizeBytesMax) throw TooLarge();
+            if (read.Buffer.Length > SizeBytesMax)
+            {
+                request.BodyReader.AdvanceTo(read.Buffer.End);
+                throw TooLarge();
+            }
+
             if (read.IsCompleted) break;
             request.BodyReader.AdvanceTo(read.Buffer.Start, read.Buffer.End);
         }
@@ -128,9 +134,11 @@ static partial class Body
     static T Parse<T>(ReadOnlySequence<byte> json, JsonTypeInfo<T> type)
         where T : class
     {
+        ReadOnlySpan<byte> utf8 = json.IsSingleSegment ? json.FirstSpan : json.ToArray();
+        if (!Utf8.IsValid(utf8)) throw new Problem("malformed_request", "The body is not valid UTF-8.");
         try
         {
-            return JsonSerializer.Deserialize(json.IsSingleSegment ? json.FirstSpan : json.ToArray(), type)
+            return JsonSerializer.Deserialize(utf8, type)
                 ?? throw new Problem("malformed_request", "The body is null; it must be a JSON object.");
         }
         catch (JsonException e)
@@ -139,8 +147,7 @@ static partial class Body
         }
         catch (InvalidOperationException)
         {
-            // Bytes or escapes that are no text.
-            throw new Problem("malformed_request", "A string in the body is not valid UTF-8.");
+            throw new Problem("malformed_request", "A string in the body has an escape that is not valid Unicode.");
         }
     }
 
@@ -151,9 +158,14 @@ static partial class Body
         if (Missing().Match(e.Message) is { Success: true } missing) return $"The body lacks {missing.Groups[1].Value}.";
         if (Unknown().Match(e.Message) is { Success: true } unknown) return $"The member '{unknown.Groups[1].Value}' is not known here.";
         if (Doubled().Match(e.Message) is { Success: true } doubled) return $"The member '{doubled.Groups[1].Value}' is there twice.";
-        if (e.Message.Contains("could not be converted to System.String", StringComparison.Ordinal)) return $"'{path}' must be a string{(path == "amount" ? ", such as \"12.34\"" : "")}.";
-        if (e.Message.Contains("could not be converted", StringComparison.Ordinal) || e.Message.Contains("doesn't allow setting null", StringComparison.Ordinal))
-            return path.Length == 0 ? "The body must be a JSON object." : $"'{path}' has the wrong type.";
+        if (e.Message.Contains("null values", StringComparison.Ordinal)) return path.Length == 0 ? "A member is null that must not be." : $"'{path}' must not be null.";
+        if (e.Message.Contains("could not be converted", StringComparison.Ordinal))
+        {
+            if (path.Length == 0) return "The body must be a JSON object.";
+            bool isObject = path == "limits" || (path.StartsWith("limits", StringComparison.Ordinal) && !path.EndsWith("_balance", StringComparison.Ordinal));
+            return isObject ? $"'{path}' must be an object." : $"'{path}' must be a string{(path == "amount" ? ", such as \"12.34\"" : "")}.";
+        }
+
         int end = e.Message.IndexOf(" Path:", StringComparison.Ordinal);
         return $"The body is not valid JSON: {(end < 0 ? e.Message : e.Message[..end])}";
     }

@@ -1,0 +1,107 @@
+using System.Net.Http.Json;
+using System.Text;
+using System.Text.Json;
+using Purse.Journal;
+using Purse.Partitions;
+using Purse.Server;
+
+namespace Purse.Tests.Server;
+
+/// <summary>The real server in this process, on a port and a folder of its own, and a client for it.</summary>
+sealed class TestServer : IAsyncDisposable
+{
+    readonly TemporaryFolder _folder = new();
+    WalletServer _server = null!;
+
+    public HttpClient Client { get; private set; } = null!;
+
+    public string Data => _folder.Path;
+
+    public Uri Address => _server.Address;
+
+    public static async Task<TestServer> StartAsync()
+    {
+        TestServer test = new();
+        await test.RestartAsync();
+        return test;
+    }
+
+    /// <summary>Stops where it runs, and starts again on the same folder.</summary>
+    public async Task RestartAsync()
+    {
+        await StopAsync();
+        _server = await WalletServer.StartAsync(new WalletServerOptions
+        {
+            DataFolder = Data,
+            Listen = "http://127.0.0.1:0",
+            Partition = new PartitionOptions { Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 }, EventsPerBlockMax = 1024 },
+        });
+        Client = new HttpClient { BaseAddress = _server.Address };
+    }
+
+    public async Task StopAsync()
+    {
+        Client?.Dispose();
+        if (_server is not null) await _server.DisposeAsync();
+    }
+
+    public async Task<Response> SendAsync(HttpMethod method, string path, string? json = null, params (string Name, string Value)[] headers)
+    {
+        using HttpRequestMessage request = new(method, path) { Content = json is null ? null : new StringContent(json, Encoding.UTF8, "application/json") };
+        foreach ((string name, string value) in headers) request.Headers.Add(name, value);
+        return await SendAsync(request);
+    }
+
+    public async Task<Response> SendAsync(HttpRequestMessage request)
+    {
+        using HttpResponseMessage response = await Client.SendAsync(request);
+        string text = await response.Content.ReadAsStringAsync();
+        return new Response(
+            (int)response.StatusCode, text.Length == 0 ? default : JsonDocument.Parse(text).RootElement,
+            response.Headers.Concat(response.Content.Headers).ToDictionary(h => h.Key, h => string.Join(',', h.Value), StringComparer.OrdinalIgnoreCase));
+    }
+
+    public Task<Response> GetAsync(string path) => SendAsync(HttpMethod.Get, path);
+
+    public Task<Response> PostAsync(string path, string json) => SendAsync(HttpMethod.Post, path, json);
+
+    public Task<Response> TransferAsync(string from, string to, string amount, string currency = "USD", Guid? id = null, string more = "") => PostAsync(
+        "/v1/wallet/balance_transfer",
+        $$"""{"from_account":"{{from}}","to_account":"{{to}}","amount":"{{amount}}","currency":"{{currency}}","transaction_id":"{{id ?? Guid.NewGuid()}}"{{more}}}""");
+
+    public async Task OpenAsync(string account, string deposit = "100.00")
+    {
+        Assert.Equal(201, (await PostAsync("/v1/wallet/accounts", $$"""{"account":"{{account}}"}""")).Status);
+        if (deposit != "0") Assert.Equal(200, (await TransferAsync("@world", account, deposit)).Status);
+    }
+
+    public async Task<string> BalanceAsync(string account, string currency = "USD") =>
+        (await GetAsync($"/v1/wallet/accounts/{Uri.EscapeDataString(account)}/balance?currency={currency}")).Text("posted");
+
+    public async ValueTask DisposeAsync()
+    {
+        await StopAsync();
+        _folder.Dispose();
+    }
+}
+
+sealed record Response(int Status, JsonElement Body, Dictionary<string, string> Headers)
+{
+    public string Text(string member) => Body.GetProperty(member).GetString()!;
+
+    public string Code => Text("code");
+
+    /// <summary>Checks every member that a problem has.</summary>
+    public void IsProblem(int status, string code, string outcome = "none")
+    {
+        Assert.Equal((status, code), (Status, Body.TryGetProperty("code", out JsonElement actual) ? actual.GetString() : Body.GetRawText()));
+        Assert.Equal("application/problem+json", Headers["Content-Type"]);
+        Assert.Equal($"urn:purse:problem:{code}", Text("type"));
+        Assert.NotEmpty(Text("title"));
+        Assert.NotEmpty(Text("detail"));
+        Assert.Equal(status, Body.GetProperty("status").GetInt32());
+        Assert.Equal(status >= 500, Body.GetProperty("retryable").GetBoolean());
+        Assert.Equal(outcome, Text("outcome"));
+        Assert.NotEmpty(Headers["X-Request-Id"]);
+    }
+}
