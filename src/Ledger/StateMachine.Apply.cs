@@ -11,27 +11,27 @@ public sealed partial class StateMachine
         switch (e.Kind)
         {
             case EventKind.Debited:
-                {
-                    ref Balance balance = ref Touch(sequence, e);
-                    balance.Posted -= e.Amount;
-                    State.AddToSum(e.Currency, -e.Amount);
-                    CheckAfter(sequence, e, balance);
-                    if (!State.Account(e.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0))
-                        Check.Fail($"event {sequence} leaves no balance below its lowest limit");
-                    if (e.Index == 0) State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
-                    break;
-                }
+            {
+                ref Balance balance = ref Touch(sequence, e);
+                balance.Posted -= e.Amount;
+                State.AddToSum(e.Currency, -e.Amount);
+                CheckAfter(sequence, e, balance);
+                if (!State.Account(e.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0))
+                    Check.Fail($"event {sequence} leaves no balance below its lowest limit");
+                if (e.Index == 0) State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                break;
+            }
 
             case EventKind.Credited:
-                {
-                    ref Balance balance = ref Touch(sequence, e);
-                    balance.Posted += e.Amount;
-                    State.AddToSum(e.Currency, e.Amount);
-                    CheckAfter(sequence, e, balance);
-                    if (State.LimitsOf(balance).Max is Int128 max && balance.Posted + balance.Incoming > max)
-                        Check.Fail($"event {sequence} brings no balance above its highest limit");
-                    break;
-                }
+            {
+                ref Balance balance = ref Touch(sequence, e);
+                balance.Posted += e.Amount;
+                State.AddToSum(e.Currency, e.Amount);
+                CheckAfter(sequence, e, balance);
+                if (State.LimitsOf(balance).Max is Int128 max && balance.Posted + balance.Incoming > max)
+                    Check.Fail($"event {sequence} brings no balance above its highest limit");
+                break;
+            }
 
             case EventKind.TransferRejected:
                 State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
@@ -42,17 +42,17 @@ public sealed partial class StateMachine
                 break;
 
             case EventKind.AccountOpened:
-                {
-                    Attachment attachment = new(e.Attachment, attachments, []);
-                    if (e.Account > State.AccountList.Count) AddAccount(e, attachments);
-                    ref Account account = ref AccountOf(sequence, e);
-                    Check.That(!account.IsOpened, "an account is opened once");
-                    account.Flags |= AccountFlags.Opened;
-                    account.OpenedSequence = sequence;
-                    if (attachment.TryGet(AttachmentTag.Metadata, out _)) account.MetadataSequence = sequence;
-                    SetLimits(e.Account, attachment.Limits());
-                    break;
-                }
+            {
+                Attachment attachment = new(e.Attachment, attachments, []);
+                if (e.Account > State.AccountList.Count) AddAccount(e, attachments);
+                ref Account account = ref AccountOf(sequence, e);
+                Check.That(!account.IsOpened, "an account is opened once");
+                account.Flags |= AccountFlags.Opened;
+                account.OpenedSequence = sequence;
+                if (attachment.TryGet(AttachmentTag.Metadata, out _)) account.MetadataSequence = sequence;
+                SetLimits(e.Account, attachment.Limits());
+                break;
+            }
 
             case EventKind.MetadataChanged:
                 AccountOf(sequence, e).MetadataSequence = sequence;
@@ -63,20 +63,20 @@ public sealed partial class StateMachine
                 break;
 
             case EventKind.Frozen or EventKind.Unfrozen:
-                {
-                    ref Account account = ref AccountOf(sequence, e);
-                    account.Frozen = (Direction)e.Code;
-                    account.FrozenSequence = account.Frozen == Direction.None ? 0 : sequence;
-                    break;
-                }
+            {
+                ref Account account = ref AccountOf(sequence, e);
+                account.Frozen = (Direction)e.Code;
+                account.FrozenSequence = account.Frozen == Direction.None ? 0 : sequence;
+                break;
+            }
 
             case EventKind.Closed:
-                {
-                    foreach (Balance balance in State.Balances(e.Account))
-                        Check.That(balance.Posted == 0 && balance.Held == 0 && balance.Incoming == 0, "a closed account holds nothing");
-                    AccountOf(sequence, e).Flags |= AccountFlags.Closed;
-                    break;
-                }
+            {
+                foreach (Balance balance in State.Balances(e.Account))
+                    Check.That(balance.Posted == 0 && balance.Held == 0 && balance.Incoming == 0, "a closed account holds nothing");
+                AccountOf(sequence, e).Flags |= AccountFlags.Closed;
+                break;
+            }
 
             default:
                 throw new InvalidDataException($"Event {sequence} is of kind {(int)e.Kind}, which this version does not know. Run the version that wrote it, or a newer one.");

@@ -145,13 +145,13 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
             case Outcome.AccountNotFound:
                 throw NotFound(command.Account);
             case Outcome.BalanceNotZero:
-                {
-                    State state = Readers().State;
-                    int decimals = state.Decimals(decision.Currency);
-                    string currency = state.CurrencyCode(decision.Currency);
-                    throw new Problem("balance_not_zero", $"Account '{command.Account}' still has {Amount.Format(decision.Posted, decimals)} {currency}; an account is closed empty.")
-                        .With("currency", currency).With("posted", Amount.Format(decision.Posted, decimals)).With("held", Amount.Format(decision.Held, decimals));
-                }
+            {
+                State state = Readers().State;
+                int decimals = state.Decimals(decision.Currency);
+                string currency = state.CurrencyCode(decision.Currency);
+                throw new Problem("balance_not_zero", $"Account '{command.Account}' still has {Amount.Format(decision.Posted, decimals)} {currency}; an account is closed empty.")
+                    .With("currency", currency).With("posted", Amount.Format(decision.Posted, decimals)).With("held", Amount.Format(decision.Held, decimals));
+            }
 
             default:
                 throw Problem.From(decision.Outcome, string.Join(", ", command.Details?.Limits?.Select(one => one.Currency.ToString()) ?? []));

@@ -162,13 +162,13 @@ public sealed class ModelTests
             case 0 or 1:
                 return (TestLedger.Change(CommandKind.OpenAccount, ordinary), model.Open(ordinary));
             case 2:
-                {
-                    bool hasMin = step.Direction != 1, hasMax = step.Direction != 2;
-                    LimitsAsWritten limits = new(code, hasMin, -step.Minor, decimals, hasMax, step.Minor * 10, decimals);
-                    return (
-                        TestLedger.Change(CommandKind.SetLimits, ordinary, details: new CommandDetails { Limits = [limits] }),
-                        model.SetLimits(ordinary, currency, hasMin ? -step.Minor : null, hasMax ? step.Minor * 10 : null));
-                }
+            {
+                bool hasMin = step.Direction != 1, hasMax = step.Direction != 2;
+                LimitsAsWritten limits = new(code, hasMin, -step.Minor, decimals, hasMax, step.Minor * 10, decimals);
+                return (
+                    TestLedger.Change(CommandKind.SetLimits, ordinary, details: new CommandDetails { Limits = [limits] }),
+                    model.SetLimits(ordinary, currency, hasMin ? -step.Minor : null, hasMax ? step.Minor * 10 : null));
+            }
 
             case 3:
                 return (TestLedger.Change(CommandKind.Freeze, ordinary, (Direction)step.Direction), model.Freeze(ordinary, (Direction)step.Direction));
@@ -177,21 +177,21 @@ public sealed class ModelTests
             case 5 when step.Minor % 4 == 0:
                 return (TestLedger.Change(CommandKind.Close, ordinary), model.Close(ordinary));
             default:
+            {
+                // Money has to come in for anything else to happen.
+                if (step.Kind > 14) (from, to) = ("@world", ordinary);
+                Command transfer = new()
                 {
-                    // Money has to come in for anything else to happen.
-                    if (step.Kind > 14) (from, to) = ("@world", ordinary);
-                    Command transfer = new()
-                    {
-                        Kind = CommandKind.Transfer,
-                        TransactionId = (UInt128)step.Id,
-                        Account = AccountName.Parse(from),
-                        Counterparty = AccountName.Parse(to),
-                        Currency = code,
-                        AmountDigits = step.Minor,
-                        AmountScale = (byte)decimals,
-                    };
-                    return (transfer, model.Transfer(from, to, currency, step.Minor, step.Id));
-                }
+                    Kind = CommandKind.Transfer,
+                    TransactionId = (UInt128)step.Id,
+                    Account = AccountName.Parse(from),
+                    Counterparty = AccountName.Parse(to),
+                    Currency = code,
+                    AmountDigits = step.Minor,
+                    AmountScale = (byte)decimals,
+                };
+                return (transfer, model.Transfer(from, to, currency, step.Minor, step.Id));
+            }
         }
     }
 }
