@@ -191,6 +191,8 @@ static class JournalCommands
             Int128 sum = state.CountSum(currency);
             Console.WriteLine($"{state.CurrencyCode(currency)} sum {(sum == 0 ? "0" : Amount.Format(sum, state.Decimals(currency)))}");
         }
+
+        if (!state.IsBalanced) Console.WriteLine($"0:{state.LastSequence} lies between the two events of a transfer; its other half follows.");
     }
 
     static void WarnOfTornTail(DataFolder folder, TornTail? torn)

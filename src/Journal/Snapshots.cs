@@ -54,7 +54,8 @@ public sealed class Snapshots(IDisk disk, int partition)
                 ReadOnlySpan<byte> headerBytes = MemoryMarshal.AsBytes(new ReadOnlySpan<SnapshotHeader>(in header));
                 file.Write(headerBytes, 0);
                 stream.Hash.Append(headerBytes);
-                file.Write(stream.Hash.GetCurrentHash(), SnapshotHeader.SizeBytes + stream.Position);
+                ulong checksum = stream.Hash.GetCurrentHashAsUInt64();
+                file.Write(MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(in checksum)), SnapshotHeader.SizeBytes + stream.Position);
                 file.Flush();
             }
 
@@ -105,7 +106,7 @@ public sealed class Snapshots(IDisk disk, int partition)
 
         hash.Append(bytes);
         Span<byte> written = stackalloc byte[8];
-        return file.Read(written, end) == 8 && hash.GetCurrentHash().AsSpan().SequenceEqual(written);
+        return file.Read(written, end) == 8 && hash.GetCurrentHashAsUInt64() == MemoryMarshal.Read<ulong>(written);
     }
 
     /// <summary>The state of a snapshot whose header was read.</summary>

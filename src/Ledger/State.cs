@@ -98,6 +98,9 @@ public sealed class State(long tableSeed)
 
     public long LastTimeMicros { get; internal set; }
 
+    /// <summary>False between the two events of a transfer.</summary>
+    public bool IsBalanced => UnbalancedCurrencies == 0;
+
     public int AccountsCount => AccountList.Count;
 
     public int BalancesCount => BalanceList.Count;

@@ -89,7 +89,7 @@ public sealed partial class StateMachine
     /// <summary>Holds after every command, and after every block.</summary>
     public void CheckBalanced()
     {
-        if (State.UnbalancedCurrencies != 0) Check.Fail($"after event {State.LastSequence} the balances of every currency add up to 0");
+        if (!State.IsBalanced) Check.Fail($"after event {State.LastSequence} the balances of every currency add up to 0");
     }
 
     /// <summary>The balance this event is about, made by its first event, with its chain moved on.</summary>
