@@ -17,15 +17,6 @@ sealed class ServerProcess : IDisposable
 
     public int Id => _process.Id;
 
-    public TimeSpan CpuTime
-    {
-        get
-        {
-            _process.Refresh();
-            return _process.TotalProcessorTime;
-        }
-    }
-
     public static Task<ServerProcess> StartAsync(string data) => StartAsync(["serve", "--data", data, "--listen", "http://127.0.0.1:0"]);
 
     /// <summary>Starts this program with other arguments and waits until it says that it is ready.</summary>
@@ -61,6 +52,14 @@ sealed class ServerProcess : IDisposable
     {
         _process.Kill();
         _process.WaitForExit();
+    }
+
+    /// <summary>SIGTERM, and its exit code.</summary>
+    public async Task<int> StopAsync()
+    {
+        using (Process kill = Process.Start("kill", ["-TERM", $"{_process.Id}"])) await kill.WaitForExitAsync();
+        await _process.WaitForExitAsync();
+        return _process.ExitCode;
     }
 
     public void Dispose()

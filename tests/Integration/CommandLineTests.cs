@@ -1,5 +1,3 @@
-using System.Diagnostics;
-using System.Globalization;
 using System.Text.Json;
 using Purse.Cli;
 using Purse.Journal;
@@ -17,14 +15,7 @@ public sealed class CommandLineTests
         string address = server.Address.GetLeftPart(UriPartial.Authority);
         Assert.Equal(0, (await PurseProcess.RunAsync("account", "open", "alice", "--server", address)).Exit);
         for (int i = 0; i < transfers; i++) Assert.Equal(0, (await PurseProcess.RunAsync("transfer", "@world", "alice", "10.00", "USD", "--server", address)).Exit);
-        if (graceful) await StopAsync(server);
-    }
-
-    static async Task StopAsync(ServerProcess server)
-    {
-        using Process process = Process.GetProcessById(server.Id);
-        using (Process kill = Process.Start("kill", ["-TERM", server.Id.ToString(CultureInfo.InvariantCulture)])) await kill.WaitForExitAsync();
-        await process.WaitForExitAsync();
+        if (graceful) Assert.Equal(0, await server.StopAsync());
     }
 
     [Fact]

@@ -64,6 +64,39 @@ public sealed class CrashTests
         }
     }
 
+    /// <summary>Excludes: a stop that drops what it has accepted. A request without an answer left nothing behind.</summary>
+    [Fact]
+    public async Task A_server_told_to_stop_answers_all_that_it_has_begun()
+    {
+        using TemporaryFolder folder = new();
+        using ServerProcess server = await ServerProcess.StartAsync(folder.Path);
+        using HttpClient setUp = new();
+        for (int i = 0; i < Accounts; i++)
+        {
+            Assert.True((await setUp.PostAsJsonAsync(new Uri(server.Address, "/v1/wallet/accounts"), new { account = $"a{i}" })).IsSuccessStatusCode);
+            Guid id = Guid.NewGuid();
+            await SendAsync(setUp, server.Address, id, Body(id, "@world", $"a{i}", "200.00"));
+        }
+
+        using CancellationTokenSource end = new();
+        Task[] clients = [.. Enumerable.Range(0, Clients).Select(client => Task.Run(() => LoadAsync(client, () => server.Address, end.Token)))];
+        int before = _acknowledged.Count;
+        while (_acknowledged.Count < before + 200) await Task.Delay(5);
+        Assert.Equal(0, await server.StopAsync());
+        await end.CancelAsync();
+        await Task.WhenAll(clients);
+
+        using ServerProcess again = await ServerProcess.StartAsync(folder.Path);
+        using HttpClient http = new() { BaseAddress = again.Address };
+        foreach (Guid id in _unanswered.Keys)
+        {
+            using HttpResponseMessage story = await http.GetAsync($"/v1/wallet/transfers/{id}");
+            Assert.Equal(HttpStatusCode.NotFound, story.StatusCode);
+        }
+
+        Assert.NotEmpty(Directory.GetFiles(Path.Combine(folder.Path, "partitions/0/snapshots")));
+    }
+
     static string Body(Guid id, string from, string to, string amount) =>
         $$"""{"from_account":"{{from}}","to_account":"{{to}}","amount":"{{amount}}","currency":"USD","transaction_id":"{{id}}"}""";
 
