@@ -9,6 +9,8 @@ RootCommand root = new("A digital-wallet ledger server: money moves between acco
     DemoCommand.Create(),
     WalletCommands.Account(),
     WalletCommands.Transfer(),
+    WalletCommands.Capture(),
+    WalletCommands.Void(),
     WalletCommands.Balance(),
     WalletCommands.History(),
     JournalCommands.Replay(),

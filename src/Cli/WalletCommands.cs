@@ -60,9 +60,11 @@ static class WalletCommands
         Argument<string> amount = new("amount") { Description = "Such as 12.34." }, currency = new("currency") { Description = "Such as USD." };
         Option<string?> id = new("--id") { Description = "The transaction id, one for each intent; a new one by default." };
         Option<string?> description = new("--description") { Description = "Up to 256 characters." };
+        Option<bool> pending = new("--pending") { Description = "Hold the money; capture or void ends it." };
+        Option<int?> expiresIn = new("--expires-in") { Description = "Seconds until a hold is given back by itself." };
         Option<string> server = ServerOption();
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("transfer", "Move money from one account to another.") { from, to, amount, currency, id, description, server, json };
+        Command command = new("transfer", "Move money from one account to another.") { from, to, amount, currency, id, description, pending, expiresIn, server, json };
         command.SetAction((parsed, _) =>
         {
             string transactionId = parsed.GetValue(id) ?? Guid.CreateVersion7().ToString();
@@ -77,7 +79,43 @@ static class WalletCommands
                     ["transaction_id"] = transactionId,
                 };
                 if (parsed.GetValue(description) is string text) body["description"] = text;
+                if (parsed.GetValue(pending)) body["pending"] = true;
+                if (parsed.GetValue(expiresIn) is int seconds) body["expires_in"] = seconds;
                 return new HttpRequestMessage(HttpMethod.Post, "/v1/wallet/balance_transfer") { Content = JsonContent.Create(body) };
+            }, ifUnknown: $"It may have been done. Run the same again with --id {transactionId}: it will not be done twice.");
+        });
+        return command;
+    }
+
+    public static Command Capture()
+    {
+        Option<string?> amount = new("--amount") { Description = "Less than all; the rest is released." };
+        return EndHold("capture", "Move the money of a hold.", [amount], (parsed, body) =>
+        {
+            if (parsed.GetValue(amount) is string text) body["amount"] = text;
+        });
+    }
+
+    public static Command Void() => EndHold("void", "Give back the money of a hold.", [], static (_, _) => { });
+
+    static Command EndHold(string name, string description, Option[] options, Action<ParseResult, JsonObject> fill)
+    {
+        Argument<string> hold = new("hold") { Description = "The hold's transaction id." };
+        Option<string?> id = new("--id") { Description = "The transaction id of this; a new one by default." };
+        Option<string?> account = new("--account") { Description = "The hold's home account, where several used its id." };
+        Option<string> server = ServerOption();
+        Option<bool> json = Terminal.JsonOption();
+        Command command = new(name, description) { hold, id, account, server, json };
+        foreach (Option option in options) command.Add(option);
+        command.SetAction((parsed, _) =>
+        {
+            string transactionId = parsed.GetValue(id) ?? Guid.CreateVersion7().ToString();
+            return CallAsync(parsed, server, json, PrintTransfer, () =>
+            {
+                JsonObject body = new() { ["transaction_id"] = transactionId };
+                fill(parsed, body);
+                string path = $"/v1/wallet/transfers/{Escape(parsed.GetValue(hold)!)}/{name}";
+                return new HttpRequestMessage(HttpMethod.Post, parsed.GetValue(account) is string home ? Parameters(path, ("account", home)) : path) { Content = JsonContent.Create(body) };
             }, ifUnknown: $"It may have been done. Run the same again with --id {transactionId}: it will not be done twice.");
         });
         return command;

@@ -115,6 +115,9 @@ public sealed class FileJournal : IDisposable
     /// <summary>False when the disk is full, down to the reserve: nothing new may be accepted.</summary>
     public bool HasRoom => !_isFull || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes;
 
+    /// <summary>Whether even a full disk leaves room for what must still be written, such as expiries.</summary>
+    public bool HasReserve => !_isFull || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes / 2;
+
     /// <summary>Why the last allocation failed.</summary>
     public string? AllocationFailure { get; private set; }
 

@@ -9,6 +9,8 @@ public enum CommandKind : byte
     Freeze = 5,
     Unfreeze = 6,
     Close = 7,
+    Capture = 8,
+    Void = 9,
 }
 
 /// <summary>What a caller asks for, well-formed but not yet judged. Fixed size, so that queues hold it without allocating.</summary>
@@ -24,9 +26,19 @@ public struct Command
 
     public CurrencyCode Currency;
     public UInt128 TransactionId;
+    /// <summary>Of a capture, 0 for all that is held.</summary>
     public Int128 AmountDigits;
 
-    /// <summary>The payer, or the account to change.</summary>
+    /// <summary>Of a capture or void: the hold's own id.</summary>
+    public UInt128 OriginalId;
+
+    /// <summary>Of a transfer: hold the money instead of moving it.</summary>
+    public bool Pending;
+
+    /// <summary>Of a hold: seconds until it is due, 0 for never.</summary>
+    public int ExpiresInSeconds;
+
+    /// <summary>The payer, or the account to change; of a capture or void the home of the hold, or empty where that is not told.</summary>
     public AccountName Account;
 
     /// <summary>The payee.</summary>
@@ -58,6 +70,10 @@ public enum Outcome : ushort
     AccountNotFound = 20,
     AccountExists = 21,
     BalanceNotZero = 22,
+    TransferAmbiguous = 23,
+
+    /// <summary>Without an original there is no home to remember the refusal in.</summary>
+    TransferNotFound = 24,
 
     // Refusals that depend on state: recorded, and final under their id.
     FromAccountNotFound = 100,
@@ -77,7 +93,6 @@ public enum Outcome : ushort
     NotAHold = 134,
     ExceedsHeldAmount = 135,
     ExceedsReversibleAmount = 136,
-    TransferNotFound = 137,
 
     // Transient, said by the partition before it decides; never recorded, never written.
     StorageFull = 1000,

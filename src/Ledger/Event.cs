@@ -63,6 +63,12 @@ public enum EventFlags : byte
     /// <summary>Link names the hold that this one captures.</summary>
     Capture = 8,
 
+    /// <summary>The refusal of a void.</summary>
+    Void = 32,
+
+    /// <summary>The refusal of a hold.</summary>
+    Pending = 64,
+
     /// <summary>The counterparty lives in another partition; the account beside it is that partition's clearing account.</summary>
     CrossPartition = 16,
 }

@@ -94,6 +94,8 @@ public sealed class State(long tableSeed)
 
     public TransactionIds Ids { get; } = new(tableSeed);
 
+    public Holds Holds { get; } = new();
+
     public ulong LastSequence { get; internal set; }
 
     public long LastTimeMicros { get; internal set; }
@@ -183,6 +185,7 @@ public sealed class State(long tableSeed)
         Write(writer, AccountList);
         Write(writer, BalanceList);
         Write(writer, LimitsList);
+        Holds.Write(writer);
         Ids.Write(writer);
     }
 
@@ -197,6 +200,7 @@ public sealed class State(long tableSeed)
         Read(reader, AccountList);
         Read(reader, BalanceList);
         Read(reader, LimitsList);
+        Holds.Read(reader);
         Ids.Read(reader);
         for (int i = 0; i < BalanceList.Count; i++) AddToSum(BalanceList[i].Currency, BalanceList[i].Posted);
         Check.That(UnbalancedCurrencies == 0, "the balances of every currency in a snapshot add up to 0");

@@ -33,6 +33,50 @@ public sealed partial class StateMachine
                 break;
             }
 
+            case EventKind.Held:
+            {
+                ref Balance balance = ref Touch(sequence, e);
+                balance.Held += e.Amount;
+                CheckAfter(sequence, e, balance);
+                if (!State.Account(e.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0))
+                    Check.Fail($"event {sequence} leaves no balance below its lowest limit");
+                State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                State.Holds.Add(new Hold
+                {
+                    Amount = e.Amount,
+                    Sequence = sequence,
+                    ExpiresAtMicros = (long)(new Attachment(e.Attachment, attachments, []).Integer(AttachmentTag.ExpiresAt) ?? 0),
+                    Account = e.Account,
+                    Counterparty = e.Counterparty,
+                    Currency = e.Currency,
+                });
+                break;
+            }
+
+            case EventKind.Released or EventKind.Expired:
+            {
+                ref Balance balance = ref Touch(sequence, e);
+                balance.Held -= e.Amount;
+                CheckAfter(sequence, e, balance);
+                // What a capture leaves over is released just before it; the capture ends the hold.
+                if ((e.Flags & EventFlags.Capture) != 0) PendingHold(sequence, e).Amount -= e.Amount;
+                else EndHold(sequence, e, e.Kind == EventKind.Expired ? HoldStatus.Expired : HoldStatus.Voided);
+                if (e.Kind == EventKind.Released && (e.Flags & EventFlags.Capture) == 0) State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                break;
+            }
+
+            case EventKind.Captured:
+            {
+                ref Balance balance = ref Touch(sequence, e);
+                balance.Posted -= e.Amount;
+                balance.Held -= e.Amount;
+                State.AddToSum(e.Currency, -e.Amount);
+                CheckAfter(sequence, e, balance);
+                EndHold(sequence, e, HoldStatus.Captured);
+                State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                break;
+            }
+
             case EventKind.TransferRejected:
                 State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
                 break;
@@ -113,8 +157,28 @@ public sealed partial class StateMachine
         if (balance.Posted > Amount.BalanceLimit || balance.Posted < -Amount.BalanceLimit) Check.Fail($"after event {sequence} the balance is within its bounds");
     }
 
-    uint HomeOf(in Event e) =>
-        Home((State.Account(e.Account).Flags & AccountFlags.System) != 0, e.Account, (State.Account(e.Counterparty).Flags & AccountFlags.System) != 0, e.Counterparty, out _);
+    ref Hold PendingHold(ulong sequence, in Event e)
+    {
+        int index = State.Holds.Find(e.Link);
+        if (index < 0) Check.Fail($"event {sequence} is about a hold");
+        ref Hold hold = ref State.Holds[index];
+        if (hold.Status != HoldStatus.Pending) Check.Fail($"event {sequence} is about a hold that has not ended");
+        if (hold.Account != e.Account || hold.Counterparty != e.Counterparty || hold.Currency != e.Currency || e.Amount > hold.Amount)
+            Check.Fail($"event {sequence} is about what hold {e.Link} holds");
+        return ref hold;
+    }
+
+    /// <summary>A hold ends once, with all that it still holds.</summary>
+    void EndHold(ulong sequence, in Event e, HoldStatus status)
+    {
+        ref Hold hold = ref PendingHold(sequence, e);
+        if (hold.Amount != e.Amount) Check.Fail($"event {sequence} ends hold {e.Link} with all that it holds");
+        hold.Status = status;
+        hold.EndSequence = sequence;
+    }
+
+    /// <summary>An event without a counterparty names its home itself.</summary>
+    uint HomeOf(in Event e) => e.Counterparty == 0 ? e.Account : Home((State.Account(e.Account).Flags & AccountFlags.System) != 0, e.Account, (State.Account(e.Counterparty).Flags & AccountFlags.System) != 0, e.Counterparty, out _);
 
     ref Account AccountOf(ulong sequence, in Event e)
     {

@@ -34,6 +34,8 @@ public sealed partial class StateMachine(State state)
             CommandKind.SetMetadata => DecideSetMetadata(command, batch),
             CommandKind.Freeze or CommandKind.Unfreeze => DecideFreeze(command, batch),
             CommandKind.Close => DecideClose(command, batch),
+            CommandKind.Capture => DecideCapture(command, batch),
+            CommandKind.Void => DecideVoid(command, batch),
             _ => throw new ArgumentOutOfRangeException(nameof(command), command.Kind, "unknown kind of command"),
         };
     }
@@ -86,7 +88,23 @@ public sealed partial class StateMachine(State state)
         // Nothing below can fail.
         NameAccounts(command, ref payer, ref payee, batch);
         ulong sequence = batch.NextSequence;
-        uint attachment = AttachTexts(command.Details, batch);
+        long expiresAt = command.ExpiresInSeconds == 0 ? 0 : batch.TimeMicros + command.ExpiresInSeconds * 1_000_000L;
+        uint attachment = AttachTexts(command.Details, expiresAt, batch);
+        if (command.Pending)
+        {
+            // Only the payer's money is set aside; the payee is judged again when it is captured.
+            ref Event held = ref batch.Add(EventKind.Held);
+            held.Account = payer;
+            held.Counterparty = payee;
+            held.Currency = currency;
+            held.TransactionId = command.TransactionId;
+            held.Amount = amount;
+            held.Posted = from.Posted;
+            held.Held = from.Held + amount;
+            held.Previous = from.LastSequence;
+            held.Attachment = attachment;
+            return new Decision { Sequence = sequence, LastSequence = sequence, TimeMicros = batch.TimeMicros, Amount = amount, Currency = currency };
+        }
 
         ref Event debited = ref batch.Add(EventKind.Debited);
         debited.Account = payer;
@@ -131,6 +149,7 @@ public sealed partial class StateMachine(State state)
         batch.BeginAttachment();
         batch.Attach(AttachmentTag.Description, command.Details?.Description);
         batch.Attach(AttachmentTag.Metadata, command.Details?.Metadata);
+        if (command.ExpiresInSeconds != 0) batch.Attach(AttachmentTag.ExpiresAt, (Int128)(batch.TimeMicros + command.ExpiresInSeconds * 1_000_000L));
         if (bound != 0) batch.Attach(AttachmentTag.Bound, bound);
         if (about.Incoming != 0) batch.Attach(AttachmentTag.Incoming, about.Incoming);
         uint attachment = batch.EndAttachment();
@@ -145,6 +164,7 @@ public sealed partial class StateMachine(State state)
         rejected.Amount = amount;
         rejected.Posted = about.Posted;
         rejected.Held = about.Held;
+        if (command.Pending) rejected.Flags = EventFlags.Pending;
         rejected.Attachment = attachment;
         return new Decision
         {
@@ -261,7 +281,9 @@ public sealed partial class StateMachine(State state)
     /// <summary>What a full storage leaves: an id that was decided before still answers.</summary>
     public Decision DecideWithoutRoom(in Command command)
     {
-        ulong original = command.Kind == CommandKind.Transfer ? FindOriginal(command, State.Names.Find(command.Account), State.Names.Find(command.Counterparty)) : 0;
+        ulong original = 0;
+        if (command.Kind == CommandKind.Transfer) original = FindOriginal(command, State.Names.Find(command.Account), State.Names.Find(command.Counterparty));
+        else if (command.Kind is CommandKind.Capture or CommandKind.Void) _ = FindOriginalOf(command, out _, out _, out original);
         return original == 0 ? new Decision { Outcome = Outcome.StorageFull } : Duplicate(original);
     }
 
@@ -278,12 +300,13 @@ public sealed partial class StateMachine(State state)
 
     static Decision Unchanged() => new() { Outcome = Outcome.Unchanged };
 
-    static uint AttachTexts(CommandDetails? details, EventBatch batch)
+    static uint AttachTexts(CommandDetails? details, long expiresAtMicros, EventBatch batch)
     {
-        if (details is null) return 0;
+        if (details is null && expiresAtMicros == 0) return 0;
         batch.BeginAttachment();
-        batch.Attach(AttachmentTag.Description, details.Description);
-        batch.Attach(AttachmentTag.Metadata, details.Metadata);
+        if (expiresAtMicros != 0) batch.Attach(AttachmentTag.ExpiresAt, (Int128)expiresAtMicros);
+        batch.Attach(AttachmentTag.Description, details?.Description);
+        batch.Attach(AttachmentTag.Metadata, details?.Metadata);
         return batch.EndAttachment();
     }
 

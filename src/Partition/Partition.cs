@@ -156,9 +156,9 @@ public sealed partial class Partition : IAsyncDisposable
             // In this order: what was queued before the stop is seen before the partition takes itself to be idle.
             _seenStopping = _stopping;
             bool idle = _queue.IsEmpty;
-            if (!idle && _freeBatches.TryTake(out EventBatch? batch))
+            if ((!idle || (serving.Journal.HasReserve && IsAnyDue(core))) && _freeBatches.TryTake(out EventBatch? batch))
             {
-                FillBlock(core, batch, serving.Journal.HasRoom);
+                FillBlock(core, batch, serving.Journal.HasRoom, serving.Journal.HasReserve);
                 if (batch.Count == 0)
                 {
                     // Only reads, or refusals that leave no event: they wait for what is in flight, or for nothing.
@@ -180,14 +180,20 @@ public sealed partial class Partition : IAsyncDisposable
                 return;
             }
 
-            _queue.Sleep(_hasWork, 1000);
+            _queue.Sleep(_hasWork, HoldsLookMilliseconds);
         }
     }
 
-    void FillBlock(PartitionCore core, EventBatch batch, bool hasRoom)
+    /// <summary>Holds expire without traffic too: how often an idle partition looks.</summary>
+    const int HoldsLookMilliseconds = 100;
+
+    bool IsAnyDue(PartitionCore core) => core.State.Holds.FirstDue(NowMicros()) >= 0;
+
+    void FillBlock(PartitionCore core, EventBatch batch, bool hasRoom, bool hasReserve)
     {
         core.Open(batch, NowMicros());
-        while (_queue.TryPeek(out Request request))
+        bool mayDecide = !hasReserve || core.TryExpireDue();
+        while (mayDecide && _queue.TryPeek(out Request request))
         {
             if (request is CommandRequest commands && !core.TryExecute(commands, hasRoom)) break;
             _queue.Remove(request);

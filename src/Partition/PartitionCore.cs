@@ -34,6 +34,9 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
         _batch = batch;
     }
 
+    /// <summary>Frees the money of holds that are due; false where the block is full first, and nothing else may be decided in it.</summary>
+    public bool TryExpireDue() => machine.TryExpireDue(_batch!);
+
     /// <summary>
     /// Decides the commands of a request, in order. False where the block is full before its last one: the rest belongs in the next block.
     /// </summary>

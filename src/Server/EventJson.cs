@@ -35,6 +35,15 @@ public static class EventJson
 
     public static string OutcomeCode(Outcome outcome) => JsonNamingPolicy.SnakeCaseLower.ConvertName(outcome.ToString());
 
+    public static string HoldStatusName(HoldStatus status) => status switch
+    {
+        HoldStatus.Pending => "pending",
+        HoldStatus.Captured => "captured",
+        HoldStatus.Voided => "voided",
+        HoldStatus.Expired => "expired",
+        _ => throw new ArgumentOutOfRangeException(nameof(status), status, "no such status"),
+    };
+
     public static string DirectionName(Direction direction) => direction switch
     {
         Direction.Debit => "debit",
@@ -66,7 +75,9 @@ public static class EventJson
             }
         }
 
-        if (e.TransactionId != 0 || e.TouchesBalance) json.WriteString("transaction_id", Answer.ToGuid(e.TransactionId));
+        if (e.TransactionId != 0 || (e.TouchesBalance && e.Kind != EventKind.Expired)) json.WriteString("transaction_id", Answer.ToGuid(e.TransactionId));
+        if (e.Kind is EventKind.Released or EventKind.Captured or EventKind.Expired) json.WriteString("hold", Answer.Position(partition, e.Link));
+        if (attachment.Integer(AttachmentTag.ExpiresAt) is Int128 expiresAt) json.WriteString("expires_at", Answer.Time((long)expiresAt));
         if (e.Previous != 0) json.WriteString("previous", Answer.Position(partition, e.Previous));
         if (e.Kind == EventKind.TransferRejected) json.WriteString("code", OutcomeCode((Outcome)e.Code));
         if (e.Kind == EventKind.Frozen) json.WriteString("direction", DirectionName((Direction)e.Code));

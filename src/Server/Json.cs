@@ -25,6 +25,23 @@ public sealed record BalanceTransferBody
     public string? Description { get; init; }
 
     public JsonElement? Metadata { get; init; }
+
+    public bool? Pending { get; init; }
+
+    public int? ExpiresIn { get; init; }
+}
+
+/// <summary>The body of a capture.</summary>
+public sealed record CaptureBody
+{
+    public required string TransactionId { get; init; }
+
+    public string? Amount { get; init; }
+}
+
+public sealed record VoidBody
+{
+    public required string TransactionId { get; init; }
 }
 
 public sealed record OpenAccountBody
@@ -74,6 +91,8 @@ public sealed record ReasonBody
     RespectNullableAnnotations = true,
     MaxDepth = 32)]
 [JsonSerializable(typeof(BalanceTransferBody))]
+[JsonSerializable(typeof(CaptureBody))]
+[JsonSerializable(typeof(VoidBody))]
 [JsonSerializable(typeof(OpenAccountBody))]
 [JsonSerializable(typeof(SetLimitsBody))]
 [JsonSerializable(typeof(SetMetadataBody))]
@@ -162,6 +181,8 @@ static partial class Body
         if (e.Message.Contains("could not be converted", StringComparison.Ordinal))
         {
             if (path.Length == 0) return "The body must be a JSON object.";
+            if (path == "pending") return "'pending' must be true or false.";
+            if (path == "expires_in") return "'expires_in' must be a whole number of seconds.";
             bool isObject = path == "limits" || (path.StartsWith("limits", StringComparison.Ordinal) && !path.EndsWith("_balance", StringComparison.Ordinal));
             return isObject ? $"'{path}' must be an object." : $"'{path}' must be a string{(path == "amount" ? ", such as \"12.34\"" : "")}.";
         }

@@ -33,6 +33,9 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         ["method_not_allowed"] = (405, "This path does not take this method"),
         ["transaction_id_reused"] = (409, "The transaction id was used for something else"),
         ["transfer_ambiguous"] = (409, "Several accounts used this id"),
+        ["hold_already_captured"] = (409, "The hold was captured already"),
+        ["hold_already_voided"] = (409, "The hold was voided already"),
+        ["hold_expired"] = (409, "The hold has expired"),
         ["account_exists"] = (409, "The account exists already"),
         ["request_too_large"] = (413, "The request is too large"),
         ["unsupported_media_type"] = (415, "The request is not application/json"),
@@ -44,6 +47,8 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         ["to_account_frozen"] = (422, "The payee's account is frozen"),
         ["from_account_closed"] = (422, "The payer's account is closed"),
         ["to_account_closed"] = (422, "The payee's account is closed"),
+        ["not_a_hold"] = (422, "The transfer is not a hold"),
+        ["exceeds_held_amount"] = (422, "The amount is more than is held"),
         ["balance_not_zero"] = (422, "The account still has money"),
         ["balance_overflow"] = (422, "A balance would exceed what the ledger can hold"),
         ["internal_error"] = (500, "The server failed"),
@@ -116,6 +121,16 @@ public sealed class Problem(string code, string detail, string outcome = "none")
             case Ledger.Outcome.ExceedsMaxBalance:
                 return new Problem("exceeds_max_balance", $"Account '{to}' has {Format(about.Posted + about.Incoming)} and may have {Format(bound ?? 0)}; {money} more is too much.")
                     .With("posted", Format(about.Posted)).With("incoming", Format(about.Incoming)).With("required", Format(amount)).With("max_balance", Format(bound ?? 0));
+            case Ledger.Outcome.NotAHold:
+                return new Problem("not_a_hold", "The transfer moved its money at once or was refused: there is nothing to capture or void.");
+            case Ledger.Outcome.HoldAlreadyCaptured:
+                return new Problem("hold_already_captured", "The hold was captured already; a hold is captured once.");
+            case Ledger.Outcome.HoldAlreadyVoided:
+                return new Problem("hold_already_voided", "The hold was voided already; its money was released.");
+            case Ledger.Outcome.HoldExpired:
+                return new Problem("hold_expired", "The hold has expired; its money was released.");
+            case Ledger.Outcome.ExceedsHeldAmount:
+                return new Problem("exceeds_held_amount", $"{Format(bound ?? 0)} is held; {money} is required.").With("held_amount", Format(bound ?? 0)).With("required", Format(amount));
             case Ledger.Outcome.BalanceOverflow:
                 return new Problem("balance_overflow", $"No balance may pass {Format(bound ?? 0)}; {money} would.")
                     .With("posted", Format(about.Posted)).With("required", Format(amount)).With("bound", Format(bound ?? 0));
@@ -129,6 +144,8 @@ public sealed class Problem(string code, string detail, string outcome = "none")
     {
         Ledger.Outcome.CurrencyUnknown => new Problem("currency_unknown", $"'{currency}' is not an ISO 4217 code with minor units, nor registered here."),
         Ledger.Outcome.AmountTooPrecise => new Problem("amount_too_precise", $"The amount has more decimals than {currency} has."),
+        Ledger.Outcome.TransferNotFound => new Problem("transfer_not_found", "No transfer with this id was ever asked for. Nothing was recorded."),
+        Ledger.Outcome.TransferAmbiguous => new Problem("transfer_ambiguous", "Several accounts used this id. Name one with ?account=. Nothing was recorded."),
         Ledger.Outcome.AmountTooLarge => new Problem("amount_too_large", "An amount is less than 10^30 minor units of its currency."),
         Ledger.Outcome.StorageFull => new Problem("storage_full", "There is no room on the storage. This request left nothing behind; send the same again once there is."),
         _ => throw new ArgumentOutOfRangeException(nameof(outcome), outcome, "not an outcome that nothing records"),

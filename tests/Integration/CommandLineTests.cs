@@ -38,6 +38,12 @@ public sealed class CommandLineTests
         Assert.Contains("gold", (await Run("account", "show", "alice")).Out, StringComparison.Ordinal);
         Assert.Contains("is frozen", (await Run("account", "freeze", "shop/1", "--direction", "debit", "--reason", "audit")).Out, StringComparison.Ordinal);
 
+        string hold = Guid.NewGuid().ToString();
+        Assert.StartsWith("pending: 5.00 USD", (await Run("transfer", "alice", "@world", "5.00", "USD", "--pending", "--expires-in", "600", "--id", hold)).Out, StringComparison.Ordinal);
+        Assert.Contains("82.66 USD available", (await Run("balance", "alice", "--currency", "USD")).Out, StringComparison.Ordinal);
+        Assert.StartsWith("completed: 5.00 USD", (await Run("void", hold)).Out, StringComparison.Ordinal);
+        Assert.Contains("hold_already_voided", (await Run("capture", hold, "--amount", "1")).Err, StringComparison.Ordinal);
+
         (int refused, _, string why) = await Run("transfer", "shop/1", "alice", "1", "USD");
         Assert.Equal(1, refused);
         Assert.StartsWith("purse: from_account_frozen: ", why, StringComparison.Ordinal);

@@ -18,11 +18,14 @@ sealed class TestLedger
     public Decision Execute(in Command command)
     {
         _batch.Reset(State.LastSequence + 1, ++_timeMicros);
+        Assert.True(Machine.TryExpireDue(_batch));
         Decision decision = Machine.Execute(command, _batch);
         byte[] attachments = _batch.Attachments.ToArray();
         foreach (ref readonly Event e in _batch.Events) _events.Add((e, _batch.TimeMicros, attachments));
         return decision;
     }
+
+    public void Wait(long seconds) => _timeMicros += seconds * 1_000_000;
 
     /// <summary>Another state from the same events.</summary>
     public State Replay(long tableSeed)
@@ -58,6 +61,12 @@ sealed class TestLedger
 
     public static Command Change(CommandKind kind, string account, Direction direction = Direction.None, CommandDetails? details = null) =>
         new() { Kind = kind, Account = AccountName.Parse(account), Direction = direction, Details = details };
+
+    public string Held(string account, string currency)
+    {
+        Assert.True(State.TryCurrency(CurrencyCode.Parse(currency), out uint number, out int decimals));
+        return Amount.Format(State.Balance(State.Names.Find(AccountName.Parse(account)), number).Held, decimals);
+    }
 
     public string Balance(string account, string currency)
     {

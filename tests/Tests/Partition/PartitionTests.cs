@@ -310,6 +310,33 @@ public sealed class PartitionTests
         Assert.Contains(_log, line => line.Contains("(0 replayed)", StringComparison.Ordinal));
     }
 
+    /// <summary>Excludes: money that stays held because nobody asks.</summary>
+    [Fact]
+    public async Task A_hold_expires_without_traffic_as_an_event_and_also_across_a_restart()
+    {
+        FaultyDisk disk = new();
+        Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "bob"));
+        await DoneAsync(partition, TestLedger.Transfer(1, "@world", "alice", "10.00"));
+        Command hold = TestLedger.Transfer(2, "alice", "bob", "4.00");
+        (hold.Pending, hold.ExpiresInSeconds) = (true, 1);
+        await DoneAsync(partition, hold);
+        Command longer = TestLedger.Transfer(3, "alice", "bob", "5.00");
+        (longer.Pending, longer.ExpiresInSeconds) = (true, 2);
+        await DoneAsync(partition, longer);
+        ulong before = partition.Readers!.FlushedSequence;
+        await WaitAsync(() => partition.Readers!.FlushedSequence > before);
+        Assert.Equal(EventKind.Expired, partition.Readers!.Read(before + 1).Event.Kind);
+        Assert.Equal((Int128)500, partition.Readers!.Read(before + 1).Event.Held);
+        await partition.DisposeAsync();
+
+        await using Partition again = Start(disk);
+        await WaitAsync(() => again.Readers!.FlushedSequence > before + 1);
+        RecordedEvent expired = again.Readers!.Read(before + 2);
+        Assert.Equal((EventKind.Expired, (Int128)0), (expired.Event.Kind, expired.Event.Held));
+    }
+
     [Fact]
     public async Task History_finds_any_event_of_a_long_life()
     {
