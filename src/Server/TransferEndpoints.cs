@@ -233,14 +233,16 @@ sealed class TransferEndpoints(Partition partition)
     /// <param name="first">The event that the transaction id is remembered by.</param>
     void WriteTransfer(Utf8JsonWriter json, RecordedEvent first, string status, EventReaders readers)
     {
-        RecordedEvent last = readers.Read(LastOf(first));
         ref readonly Event e = ref first.Event;
+        // The refusal to capture what is no hold says only that: the parties are those of what it was about.
+        RecordedEvent about = first;
+        while (about.Event.Counterparty == 0) about = readers.Read(about.Event.Link);
         Answer.WriteTransfer(
-            json, status, Answer.ToGuid(e.TransactionId).ToString(), NameOf(e.Account, readers.State), NameOf(e.Counterparty, readers.State),
-            e.Currency == 0 ? "" : Amount.Format(e.Amount, readers.State.Decimals(e.Currency)), e.Currency == 0 ? "" : readers.State.CurrencyCode(e.Currency),
-            first.TimeMicros, partition.Number, last.Sequence);
+            json, status, Answer.ToGuid(e.TransactionId).ToString(), NameOf(about.Event.Account, readers.State), NameOf(about.Event.Counterparty, readers.State),
+            Amount.Format(about.Event.Amount, readers.State.Decimals(about.Event.Currency)), readers.State.CurrencyCode(about.Event.Currency),
+            first.TimeMicros, partition.Number, LastOf(first));
         if (first.Attachment.Integer(AttachmentTag.ExpiresAt) is Int128 at && e.Kind == EventKind.Held) json.WriteString("expires_at", Answer.Time((long)at));
-        if (e.Kind is EventKind.Captured or EventKind.Released) json.WriteString("original_id", Answer.ToGuid(readers.Read(e.Link).Event.TransactionId));
+        if (e.Kind is EventKind.Captured or EventKind.Released || (e.Kind == EventKind.TransferRejected && e.Link != 0)) json.WriteString("original_id", Answer.ToGuid(readers.Read(e.Link).Event.TransactionId));
     }
 
     /// <summary>A debit and a capture have their credit right after them.</summary>

@@ -97,6 +97,7 @@ public sealed class HoldEndpointTests
             (await VoidAsync(server, original, release)).IsProblem(status, code);
             Response story = await server.GetAsync($"/v1/wallet/transfers/{capture}");
             Assert.Equal(("rejected", code), (story.Text("status"), story.Code));
+            Assert.Equal(("alice", "shop", "USD", original.ToString()), (story.Text("from_account"), story.Text("to_account"), story.Text("currency"), story.Text("original_id")));
         }
 
         (await CaptureAsync(server, Guid.NewGuid(), Guid.NewGuid())).IsProblem(404, "transfer_not_found");
