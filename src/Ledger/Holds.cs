@@ -13,6 +13,9 @@ public struct Hold
 {
     public Int128 Amount;
 
+    /// <summary>What a capture in part gave back, on the way to ending the hold.</summary>
+    public Int128 Released;
+
     /// <summary>The held event.</summary>
     public ulong Sequence;
 

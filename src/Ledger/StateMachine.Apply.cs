@@ -59,7 +59,7 @@ public sealed partial class StateMachine
                 balance.Held -= e.Amount;
                 CheckAfter(sequence, e, balance);
                 // What a capture leaves over is released just before it; the capture ends the hold.
-                if ((e.Flags & EventFlags.Capture) != 0) PendingHold(sequence, e).Amount -= e.Amount;
+                if ((e.Flags & EventFlags.Capture) != 0) PendingHold(sequence, e).Released += e.Amount;
                 else EndHold(sequence, e, e.Kind == EventKind.Expired ? HoldStatus.Expired : HoldStatus.Voided);
                 if (e.Kind == EventKind.Released && (e.Flags & EventFlags.Capture) == 0) State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
                 break;
@@ -163,7 +163,7 @@ public sealed partial class StateMachine
         if (index < 0) Check.Fail($"event {sequence} is about a hold");
         ref Hold hold = ref State.Holds[index];
         if (hold.Status != HoldStatus.Pending) Check.Fail($"event {sequence} is about a hold that has not ended");
-        if (hold.Account != e.Account || hold.Counterparty != e.Counterparty || hold.Currency != e.Currency || e.Amount > hold.Amount)
+        if (hold.Account != e.Account || hold.Counterparty != e.Counterparty || hold.Currency != e.Currency || e.Amount > hold.Amount - hold.Released)
             Check.Fail($"event {sequence} is about what hold {e.Link} holds");
         return ref hold;
     }
@@ -172,7 +172,7 @@ public sealed partial class StateMachine
     void EndHold(ulong sequence, in Event e, HoldStatus status)
     {
         ref Hold hold = ref PendingHold(sequence, e);
-        if (hold.Amount != e.Amount) Check.Fail($"event {sequence} ends hold {e.Link} with all that it holds");
+        if (hold.Amount - hold.Released != e.Amount) Check.Fail($"event {sequence} ends hold {e.Link} with all that it holds");
         hold.Status = status;
         hold.EndSequence = sequence;
     }

@@ -113,19 +113,22 @@ public sealed partial class StateMachine
         original = before = 0;
         // Given a home, only that one counts; 0 stands for transfers between two system accounts.
         home = command.Account.IsEmpty || command.Account.IsSystem ? 0 : State.Names.Find(command.Account);
-        RememberedId found = default;
+        if (!command.Account.IsEmpty && !command.Account.IsSystem && home == 0) return Outcome.TransferNotFound;
+        int candidates = 0, decided = 0;
         foreach (RememberedId one in State.Ids.FindAll(command.OriginalId))
         {
             if (!command.Account.IsEmpty && one.Home != home) continue;
-            if (found.Sequence != 0) return Outcome.TransferAmbiguous;
-            found = one;
+            candidates++;
+            // Where another used the original's id since, this one may have been decided before: its own id tells in which home.
+            ulong own = State.Ids.Find(one.Home, command.TransactionId);
+            if (own != 0) decided++;
+            if (candidates > 1 && own == 0) continue;
+            (original, before) = (one.Sequence, own);
+            if (command.Account.IsEmpty) home = one.Home;
         }
 
-        if (found.Sequence == 0 || (!command.Account.IsEmpty && !command.Account.IsSystem && home == 0)) return Outcome.TransferNotFound;
-        original = found.Sequence;
-        home = found.Home;
-        before = State.Ids.Find(found.Home, command.TransactionId);
-        return Outcome.Done;
+        if (candidates == 0) return Outcome.TransferNotFound;
+        return candidates == 1 || decided == 1 ? Outcome.Done : Outcome.TransferAmbiguous;
     }
 
     static Outcome? EndedAs(in Hold hold) => hold.Status switch

@@ -283,7 +283,7 @@ public sealed partial class StateMachine(State state)
     {
         ulong original = 0;
         if (command.Kind == CommandKind.Transfer) original = FindOriginal(command, State.Names.Find(command.Account), State.Names.Find(command.Counterparty));
-        else if (command.Kind is CommandKind.Capture or CommandKind.Void) _ = FindOriginalOf(command, out _, out _, out original);
+        else if (command.Kind is CommandKind.Capture or CommandKind.Void && FindOriginalOf(command, out _, out _, out ulong before) == Outcome.Done) original = before;
         return original == 0 ? new Decision { Outcome = Outcome.StorageFull } : Duplicate(original);
     }
 

@@ -73,6 +73,7 @@ public sealed partial class Partition
                 serving.Journal.AppendMark(serving.Core.AnsweredTimeMicros);
                 serving.Journal.Flush();
                 State state = serving.Core.State;
+                Check.That(state.LastSequence == serving.Journal.FlushedSequence, "a snapshot speaks only of what is durable");
                 if (state.LastSequence > serving.SnapshotSequence)
                     new Snapshots(_disk, Number).Write(state.LastSequence, serving.Journal.LastRecordsNumber, serving.Journal.LastRecordsHash, state.Write);
             }

@@ -174,7 +174,8 @@ public sealed partial class Partition : IAsyncDisposable
                 continue;
             }
 
-            if (_seenStopping && idle && core.WaitingCount == 0)
+            // Expiries have nobody who waits for them: durable is what counts.
+            if (_seenStopping && idle && core.WaitingCount == 0 && core.FlushedSequence == core.AppendedSequence)
             {
                 Stop(serving);
                 return;
@@ -192,10 +193,11 @@ public sealed partial class Partition : IAsyncDisposable
     void FillBlock(PartitionCore core, EventBatch batch, bool hasRoom, bool hasReserve)
     {
         core.Open(batch, NowMicros());
+        hasRoom &= hasReserve;
         bool mayDecide = !hasReserve || core.TryExpireDue();
         while (mayDecide && _queue.TryPeek(out Request request))
         {
-            if (request is CommandRequest commands && !core.TryExecute(commands, hasRoom)) break;
+            if (request is CommandRequest commands && !core.TryExecute(commands, hasRoom, hasReserve)) break;
             _queue.Remove(request);
             if (request is ReadRequest read) core.Add(read);
             if (!batch.HasRoom) break;

@@ -41,14 +41,16 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
     /// Decides the commands of a request, in order. False where the block is full before its last one: the rest belongs in the next block.
     /// </summary>
     /// <param name="hasRoom">False when storage is full: nothing new is accepted.</param>
-    public bool TryExecute(CommandRequest request, bool hasRoom)
+    /// <param name="hasReserve">Whether there is still room for voids, which free money.</param>
+    public bool TryExecute(CommandRequest request, bool hasRoom, bool hasReserve)
     {
         if (request.Next == 0 && !request.TryStart()) return true;
         while (request.Next < request.Count)
         {
             if (!_batch!.HasRoom) return false;
             int i = request.Next++;
-            request.Decisions[i] = hasRoom ? machine.Execute(request.Commands[i], _batch) : machine.DecideWithoutRoom(request.Commands[i]);
+            bool mayWrite = hasRoom || (hasReserve && request.Commands[i].Kind == CommandKind.Void);
+            request.Decisions[i] = mayWrite ? machine.Execute(request.Commands[i], _batch) : machine.DecideWithoutRoom(request.Commands[i]);
         }
 
         request.Next = 0;

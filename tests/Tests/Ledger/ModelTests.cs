@@ -52,6 +52,7 @@ public sealed class ModelTests
         public string End(int id, int original, BigInteger amount)
         {
             List<(string Home, int Id)> homes = [.. _decided.Keys.Where(k => k.Id == original)];
+            if (homes.Count > 1 && homes.Count(h => _decided.ContainsKey((h.Home, id))) == 1) return "duplicate";
             if (homes.Count != 1) return homes.Count == 0 ? "transfer_not_found" : "transfer_ambiguous";
             (string, int) key = (homes[0].Home, id);
             if (_decided.ContainsKey(key)) return "duplicate";

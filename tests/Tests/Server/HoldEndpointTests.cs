@@ -108,6 +108,27 @@ public sealed class HoldEndpointTests
         (await CaptureAsync(server, plain, Guid.NewGuid(), query: "?account=bob")).IsProblem(422, "not_a_hold");
     }
 
+    /// <summary>Excludes: an answer that changes because of what happened after it.</summary>
+    [Fact]
+    public async Task A_retry_gets_the_original_answer_whatever_came_in_between()
+    {
+        await using TestServer server = await TestServer.StartAsync();
+        await server.OpenAsync("alice");
+        await server.OpenAsync("bob");
+        await server.OpenAsync("shop", "0");
+        Guid hold = Guid.NewGuid(), part = Guid.NewGuid(), late = Guid.NewGuid();
+        await HoldAsync(server, "10.00", hold);
+        Response captured = await CaptureAsync(server, hold, part, "4.00");
+        Response refused = await CaptureAsync(server, hold, late);
+        refused.IsProblem(409, "hold_already_captured");
+        Assert.Equal(refused.Body.GetRawText(), (await CaptureAsync(server, hold, late)).Body.GetRawText());
+        (await CaptureAsync(server, hold, late, "4.00")).IsProblem(409, "transaction_id_reused");
+        // Another account uses the hold's id: without a home the capture would be ambiguous now, but it was done.
+        await server.TransferAsync("bob", "shop", "1.00", id: hold);
+        Assert.Equal(captured.Body.GetRawText(), (await CaptureAsync(server, hold, part, "4.00")).Body.GetRawText());
+        (await CaptureAsync(server, hold, Guid.NewGuid())).IsProblem(409, "transfer_ambiguous");
+    }
+
     [Theory]
     [InlineData(",\"expires_in\":5")]
     [InlineData(",\"pending\":true,\"expires_in\":0")]
