@@ -103,8 +103,6 @@ public sealed class State(long tableSeed)
     /// <summary>False between the two events of a transfer.</summary>
     public bool IsBalanced => UnbalancedCurrencies == 0;
 
-    public int AccountsCount => AccountList.Count;
-
     public int BalancesCount => BalanceList.Count;
 
     /// <summary>By number, from 1.</summary>

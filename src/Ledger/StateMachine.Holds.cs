@@ -160,19 +160,7 @@ public sealed partial class StateMachine
         rejected.Held = about.Held;
         rejected.Link = original;
         rejected.Attachment = attachment;
-        return new Decision
-        {
-            Outcome = outcome,
-            Sequence = sequence,
-            LastSequence = sequence,
-            TimeMicros = batch.TimeMicros,
-            Amount = amount,
-            Currency = hold.Currency,
-            Posted = about.Posted,
-            Held = about.Held,
-            Incoming = about.Incoming,
-            Bound = bound,
-        };
+        return Refused(outcome, sequence, hold.Currency, amount, about, bound, batch);
     }
 
     static ref Event AddHoldEvent(EventKind kind, in Hold hold, in Balance from, Int128 amount, EventBatch batch)

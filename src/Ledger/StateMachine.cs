@@ -166,20 +166,22 @@ public sealed partial class StateMachine(State state)
         rejected.Held = about.Held;
         if (command.Pending) rejected.Flags = EventFlags.Pending;
         rejected.Attachment = attachment;
-        return new Decision
-        {
-            Outcome = outcome,
-            Sequence = sequence,
-            LastSequence = sequence,
-            TimeMicros = batch.TimeMicros,
-            Amount = amount,
-            Currency = currency,
-            Posted = about.Posted,
-            Held = about.Held,
-            Incoming = about.Incoming,
-            Bound = bound,
-        };
+        return Refused(outcome, sequence, currency, amount, about, bound, batch);
     }
+
+    static Decision Refused(Outcome outcome, ulong sequence, uint currency, Int128 amount, in Balance about, Int128 bound, EventBatch batch) => new()
+    {
+        Outcome = outcome,
+        Sequence = sequence,
+        LastSequence = sequence,
+        TimeMicros = batch.TimeMicros,
+        Amount = amount,
+        Currency = currency,
+        Posted = about.Posted,
+        Held = about.Held,
+        Incoming = about.Incoming,
+        Bound = bound,
+    };
 
     Decision DecideOpenAccount(in Command command, EventBatch batch)
     {

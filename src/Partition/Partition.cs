@@ -100,8 +100,6 @@ public sealed partial class Partition : IAsyncDisposable
     /// <summary>Takes writes: it serves, it is not stopping, and its storage has room.</summary>
     public bool IsReady => _fault is null && !_stopping && Volatile.Read(ref _serving) is { } serving && serving.Journal.HasRoom;
 
-    public bool HasRoom => Volatile.Read(ref _serving) is { } serving && serving.Journal.HasRoom;
-
     public int QueuedCommands => _queue.CommandsCount;
 
     /// <summary>Readers of flushed events, and the positions they may read up to.</summary>
@@ -221,12 +219,13 @@ public sealed partial class Partition : IAsyncDisposable
                 try
                 {
                     if (!any && serving.JournalFault is null && serving.Journal.WantsMark) serving.Journal.AppendMark();
-                    while (any)
+                    // A bounded number to a flush: a stream of blocks that never ends must not keep the first one waiting.
+                    for (int appended = 1; any; appended++)
                     {
                         if (serving.JournalFault is null) Append(serving, batch!);
                         Release(batch!);
                         batch = null;
-                        any = _appends.TryTake(out batch);
+                        any = appended < _options.BlocksInFlightMax && _appends.TryTake(out batch);
                     }
 
                     if (serving.JournalFault is null) serving.Journal.Flush();

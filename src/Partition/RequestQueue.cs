@@ -17,8 +17,6 @@ public sealed class RequestQueue(int commandsMax)
 
     public int CommandsCount => Volatile.Read(ref _commandsCount);
 
-    public int CommandsMax => commandsMax;
-
     /// <summary>Null when it was added, else why not. A request larger than the whole bound is added where the queue is empty.</summary>
     public RequestStatus? TryAdd(Request request)
     {
