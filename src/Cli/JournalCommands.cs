@@ -344,7 +344,7 @@ static class JournalCommands
     static readonly string[] CsvColumns =
     [
         "position", "time", "kind", "account", "counterparty", "currency", "amount", "posted", "held", "transaction_id", "previous", "code", "by", "reason", "direction",
-        "description", "metadata", "limits",
+        "description", "metadata", "limits", "hold", "expires_at", "reverses", "posting", "postings", "requested_amount", "decimals",
     ];
 
     static Replayed ExportPartition(DataFolder folder, int partition, string format, Stream output, Action<double> progress)

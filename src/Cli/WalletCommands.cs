@@ -61,10 +61,12 @@ static class WalletCommands
         Option<string?> id = new("--id") { Description = "The transaction id, one for each intent; a new one by default." };
         Option<string?> description = new("--description") { Description = "Up to 256 characters." };
         Option<bool> pending = new("--pending") { Description = "Hold the money; capture or void ends it." };
+        Option<bool> upTo = new("--up-to") { Description = "Move what is available, up to the amount." };
+        Option<bool> dryRun = new("--dry-run") { Description = "Show the answer it would get; record nothing." };
         Option<int?> expiresIn = new("--expires-in") { Description = "Seconds until a hold is given back by itself." };
         Option<string> server = ServerOption();
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("transfer", "Move money from one account to another.") { from, to, amount, currency, id, description, pending, expiresIn, server, json };
+        Command command = new("transfer", "Move money from one account to another.") { from, to, amount, currency, id, description, pending, expiresIn, upTo, dryRun, server, json };
         command.SetAction((parsed, _) =>
         {
             string transactionId = parsed.GetValue(id) ?? Guid.CreateVersion7().ToString();
@@ -81,7 +83,45 @@ static class WalletCommands
                 if (parsed.GetValue(description) is string text) body["description"] = text;
                 if (parsed.GetValue(pending)) body["pending"] = true;
                 if (parsed.GetValue(expiresIn) is int seconds) body["expires_in"] = seconds;
+                if (parsed.GetValue(upTo)) body["up_to"] = true;
+                if (parsed.GetValue(dryRun)) body["dry_run"] = true;
                 return new HttpRequestMessage(HttpMethod.Post, "/v1/wallet/balance_transfer") { Content = JsonContent.Create(body) };
+            }, ifUnknown: $"It may have been done. Run the same again with --id {transactionId}: it will not be done twice.");
+        });
+        return command;
+    }
+
+    public static Command Transaction()
+    {
+        Option<string[]> posting = new("--posting")
+        {
+            Description = "FROM TO AMOUNT CURRENCY; given 1 to 64 times, in order.",
+            Arity = new ArgumentArity(4, 4 * 64),
+            AllowMultipleArgumentsPerToken = true,
+            Required = true,
+        };
+        Option<string?> id = new("--id") { Description = "The transaction id, one for each intent; a new one by default." };
+        Option<string?> description = new("--description") { Description = "Up to 256 characters." };
+        Option<bool> dryRun = new("--dry-run") { Description = "Show the answer it would get; record nothing." };
+        Option<string> server = ServerOption();
+        Option<bool> json = Terminal.JsonOption();
+        Command command = new("transaction", "Move money along several postings, all or nothing.") { posting, id, description, dryRun, server, json };
+        command.Validators.Add(result =>
+        {
+            if (result.GetResult(posting) is { Tokens.Count: int count } && count % 4 != 0) result.AddError("--posting takes four words: FROM TO AMOUNT CURRENCY.");
+        });
+        command.SetAction((parsed, _) =>
+        {
+            string transactionId = parsed.GetValue(id) ?? Guid.CreateVersion7().ToString();
+            return CallAsync(parsed, server, json, PrintTransfer, () =>
+            {
+                JsonArray postings = [];
+                foreach (string[] words in parsed.GetValue(posting)!.Chunk(4))
+                    postings.Add(new JsonObject { ["from_account"] = words[0], ["to_account"] = words[1], ["amount"] = words[2], ["currency"] = words[3] });
+                JsonObject body = new() { ["transaction_id"] = transactionId, ["postings"] = postings };
+                if (parsed.GetValue(description) is string text) body["description"] = text;
+                if (parsed.GetValue(dryRun)) body["dry_run"] = true;
+                return new HttpRequestMessage(HttpMethod.Post, "/v1/wallet/transactions") { Content = JsonContent.Create(body) };
             }, ifUnknown: $"It may have been done. Run the same again with --id {transactionId}: it will not be done twice.");
         });
         return command;
@@ -90,19 +130,30 @@ static class WalletCommands
     public static Command Capture()
     {
         Option<string?> amount = new("--amount") { Description = "Less than all; the rest is released." };
-        return EndHold("capture", "Move the money of a hold.", [amount], (parsed, body) =>
+        return AboutOriginal("capture", "Move the money of a hold.", "The hold's", [amount], (parsed, body) =>
         {
             if (parsed.GetValue(amount) is string text) body["amount"] = text;
         });
     }
 
-    public static Command Void() => EndHold("void", "Give back the money of a hold.", [], static (_, _) => { });
+    public static Command Void() => AboutOriginal("void", "Give back the money of a hold.", "The hold's", [], static (_, _) => { });
 
-    static Command EndHold(string name, string description, Option[] options, Action<ParseResult, JsonObject> fill)
+    public static Command Reverse()
     {
-        Argument<string> hold = new("hold") { Description = "The hold's transaction id." };
+        Option<string?> amount = new("--amount") { Description = "Less than all; a transaction is reversed in full." };
+        Option<string?> description = new("--description") { Description = "Up to 256 characters." };
+        return AboutOriginal("reverse", "Take back a transfer, a capture or a transaction.", "The original's", [amount, description], (parsed, body) =>
+        {
+            if (parsed.GetValue(amount) is string text) body["amount"] = text;
+            if (parsed.GetValue(description) is string why) body["description"] = why;
+        });
+    }
+
+    static Command AboutOriginal(string name, string description, string whose, Option[] options, Action<ParseResult, JsonObject> fill)
+    {
+        Argument<string> hold = new("original") { Description = $"{whose} transaction id." };
         Option<string?> id = new("--id") { Description = "The transaction id of this; a new one by default." };
-        Option<string?> account = new("--account") { Description = "The hold's home account, where several used its id." };
+        Option<string?> account = new("--account") { Description = $"{whose} home account, where several used its id." };
         Option<string> server = ServerOption();
         Option<bool> json = Terminal.JsonOption();
         Command command = new(name, description) { hold, id, account, server, json };
@@ -119,6 +170,34 @@ static class WalletCommands
             }, ifUnknown: $"It may have been done. Run the same again with --id {transactionId}: it will not be done twice.");
         });
         return command;
+    }
+
+    public static Command Currency()
+    {
+        Command command = new("currency", "Register and list currencies.");
+        Argument<string> code = new("code") { Description = "3 to 8 of A-Z 0-9, such as GEM." };
+        Option<int> decimals = new("--decimals") { Description = "0 to 18; it never changes.", Required = true };
+        Option<string> server = ServerOption();
+        Option<bool> json = Terminal.JsonOption();
+        Command add = new("add", "Register a currency beside those of ISO 4217.") { code, decimals, server, json };
+        add.SetAction((parsed, _) => CallAsync(
+            parsed, server, json, currency => Console.WriteLine($"{Text(currency, "currency")} has {currency.GetProperty("decimals").GetInt32()} decimals"),
+            () => new HttpRequestMessage(HttpMethod.Post, "/v1/wallet/currencies")
+            {
+                Content = JsonContent.Create(new JsonObject { ["currency"] = parsed.GetValue(code), ["decimals"] = parsed.GetValue(decimals) }),
+            }));
+        Command list = new("list", "List all currencies.") { server, json };
+        list.SetAction((parsed, _) => CallAsync(parsed, server, json, PrintCurrencies, () => new HttpRequestMessage(HttpMethod.Get, "/v1/wallet/currencies")));
+        command.Add(add);
+        command.Add(list);
+        return command;
+    }
+
+    static void PrintCurrencies(JsonElement all)
+    {
+        Table table = new Table().Border(TableBorder.Rounded).AddColumn("currency").AddColumn("decimals", c => c.RightAligned());
+        foreach (JsonElement one in all.GetProperty("currencies").EnumerateArray()) table.AddRow(Text(one, "currency"), $"{one.GetProperty("decimals").GetInt32()}");
+        Terminal.Out.Write(table);
     }
 
     public static Command Balance()
@@ -204,8 +283,13 @@ static class WalletCommands
         else Console.WriteLine("no money yet");
     }
 
-    static void PrintTransfer(JsonElement transfer) => Console.WriteLine(
-        $"{Text(transfer, "status")}: {Text(transfer, "amount")} {Text(transfer, "currency")} from {Text(transfer, "from_account")} to {Text(transfer, "to_account")} ({Text(transfer, "transaction_id")}, {Text(transfer, "position")})");
+    static void PrintTransfer(JsonElement transfer)
+    {
+        string status = transfer.TryGetProperty("dry_run", out _) ? $"would be {Text(transfer, "status")}" : Text(transfer, "status");
+        JsonElement[] postings = transfer.TryGetProperty("postings", out JsonElement all) ? [.. all.EnumerateArray()] : [transfer];
+        foreach (JsonElement posting in postings)
+            Console.WriteLine($"{status}: {Text(posting, "amount")} {Text(posting, "currency")} from {Text(posting, "from_account")} to {Text(posting, "to_account")} ({Text(transfer, "transaction_id")}, {Text(transfer, "position")})");
+    }
 
     static void PrintBalance(JsonElement balance) => Console.WriteLine(
         $"{Text(balance, "account")} has {Text(balance, "available")} {Text(balance, "currency")} available (posted {Text(balance, "posted")}, held {Text(balance, "held")}, at {Text(balance, "position")})");

@@ -21,8 +21,9 @@ public enum AttachmentTag : byte
     RequestedAmount = 12,
     Peer = 13,
     Attempt = 14,
-    Posting = 15,
+    Postings = 15,
     LowWater = 16,
+    Home = 17,
 }
 
 /// <summary>The limits of one account in one currency; a limit that is not set binds nothing.</summary>
@@ -63,7 +64,35 @@ public sealed class CommandDetails
     public string? Reason { get; init; }
 
     public LimitsAsWritten[]? Limits { get; init; }
+
+    /// <summary>Of a transaction, 1 to <see cref="StateMachine.PostingsMax"/>, in order.</summary>
+    public Posting[]? Postings { get; init; }
+
+    /// <summary>Of a reversal: what it takes back.</summary>
+    public Original? Original { get; init; }
 }
+
+/// <summary>One movement of a transaction, as its caller wrote it.</summary>
+public struct Posting
+{
+    public AccountName Account;
+    public AccountName Counterparty;
+    public Int128 AmountDigits;
+    public CurrencyCode Currency;
+    public byte AmountScale;
+}
+
+/// <summary>
+/// What a reversal is about, as the journal has it: the caller reads it before the command is queued, since the state remembers no more
+/// of an old transfer than where it is. An event never changes, so neither does this.
+/// </summary>
+/// <param name="Sequence">The first event of the original.</param>
+/// <param name="Movements">What it moved or was to move, in its own order.</param>
+/// <param name="HasMoved">False for holds, voids and refusals.</param>
+public sealed record Original(ulong Sequence, Movement[] Movements, bool HasMoved, bool IsTransaction);
+
+/// <summary>Money going from one numbered account to another, minor units.</summary>
+public readonly record struct Movement(uint Payer, uint Payee, uint Currency, Int128 Amount);
 
 /// <summary>A limit as a caller wrote it: digits and decimals, since the currency's own are known only to the ledger.</summary>
 public readonly record struct LimitsAsWritten(CurrencyCode Currency, bool HasMin, Int128 MinDigits, int MinScale, bool HasMax, Int128 MaxDigits, int MaxScale);
@@ -138,6 +167,25 @@ public readonly ref struct Attachment
 
         return limits;
     }
+
+    /// <summary>All postings of a refused transaction or reversal of one.</summary>
+    public Movement[] Postings()
+    {
+        if (!TryGet(AttachmentTag.Postings, out ReadOnlySpan<byte> bytes)) return [];
+        Movement[] postings = new Movement[bytes.Length / PostingSizeBytes];
+        for (int i = 0; i < postings.Length; i++)
+        {
+            ReadOnlySpan<byte> one = bytes[(i * PostingSizeBytes)..];
+            postings[i] = new Movement(
+                BinaryPrimitives.ReadUInt32LittleEndian(one), BinaryPrimitives.ReadUInt32LittleEndian(one[4..]), BinaryPrimitives.ReadUInt32LittleEndian(one[8..]),
+                BinaryPrimitives.ReadInt128LittleEndian(one[12..]));
+        }
+
+        return postings;
+    }
+
+    /// <summary>Payer, payee, currency, amount.</summary>
+    internal const int PostingSizeBytes = 4 + 4 + 4 + 16;
 
     /// <summary>Currency, a byte that says which are set, lowest, highest.</summary>
     internal const int LimitsSizeBytes = 4 + 1 + 16 + 16;

@@ -11,6 +11,11 @@ public enum CommandKind : byte
     Close = 7,
     Capture = 8,
     Void = 9,
+
+    /// <summary>Postings, all or nothing.</summary>
+    Transaction = 10,
+    Reverse = 11,
+    RegisterCurrency = 12,
 }
 
 /// <summary>What a caller asks for, well-formed but not yet judged. Fixed size, so that queues hold it without allocating.</summary>
@@ -21,24 +26,34 @@ public struct Command
     /// <summary>For a freeze: what it stops.</summary>
     public Direction Direction;
 
-    /// <summary>How many decimals <see cref="AmountDigits"/> were written with: the currency's own are known only to the ledger.</summary>
+    /// <summary>
+    /// How many decimals <see cref="AmountDigits"/> were written with: the currency's own are known only to the ledger. Of a currency to
+    /// register, its decimals.
+    /// </summary>
     public byte AmountScale;
 
     public CurrencyCode Currency;
     public UInt128 TransactionId;
-    /// <summary>Of a capture, 0 for all that is held.</summary>
+
+    /// <summary>Of a capture, 0 for all that is held; of a reversal, 0 for all that is left.</summary>
     public Int128 AmountDigits;
 
-    /// <summary>Of a capture or void: the hold's own id.</summary>
+    /// <summary>Of a capture, void or reversal: the id that it is about.</summary>
     public UInt128 OriginalId;
 
     /// <summary>Of a transfer: hold the money instead of moving it.</summary>
     public bool Pending;
 
+    /// <summary>Of a transfer: move what is available, up to the amount.</summary>
+    public bool UpTo;
+
+    /// <summary>Judge it, and leave nothing behind.</summary>
+    public bool DryRun;
+
     /// <summary>Of a hold: seconds until it is due, 0 for never.</summary>
     public int ExpiresInSeconds;
 
-    /// <summary>The payer, or the account to change; of a capture or void the home of the hold, or empty where that is not told.</summary>
+    /// <summary>The payer, or the account to change; of a capture, void or reversal the home of the original, or empty where that is not told.</summary>
     public AccountName Account;
 
     /// <summary>The payee.</summary>
@@ -75,6 +90,8 @@ public enum Outcome : ushort
     /// <summary>Without an original there is no home to remember the refusal in.</summary>
     TransferNotFound = 24,
 
+    CurrencyExists = 25,
+
     // Refusals that depend on state: recorded, and final under their id.
     FromAccountNotFound = 100,
     FromAccountClosed = 101,
@@ -106,7 +123,7 @@ public struct Decision
     /// <summary>First event of the command; of a duplicate, first event of the original. 0 where nothing is recorded.</summary>
     public ulong Sequence;
 
-    /// <summary>Last event of the command.</summary>
+    /// <summary>Last event of the command; of a dry run, the last event that it rests on.</summary>
     public ulong LastSequence;
 
     public long TimeMicros;
@@ -116,6 +133,9 @@ public struct Decision
 
     /// <summary>The currency's number; 0 where it is not known.</summary>
     public uint Currency;
+
+    /// <summary>Of a transaction: the lowest posting that is refused, from 0.</summary>
+    public int Posting;
 
     /// <summary>Of a refusal: the balance it was about, and the limit that it would have passed.</summary>
     public Int128 Posted;

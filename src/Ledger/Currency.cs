@@ -1,3 +1,5 @@
+using System.Collections.Concurrent;
+
 namespace Purse.Ledger;
 
 /// <summary>A currency code, 3 to 8 characters of <c>A-Z0-9</c>, packed into eight bytes (first character lowest, zero padded).</summary>
@@ -97,5 +99,56 @@ public static class Iso4217
         }
 
         return table;
+    }
+}
+
+/// <summary>A currency that a caller registered.</summary>
+public struct RegisteredCurrency
+{
+    public CurrencyCode Code;
+    public ulong Decimals;
+}
+
+/// <summary>
+/// The registered currencies, in the order of their events, numbered from <see cref="Iso4217.RegisteredFirst"/> on. They never change. Any
+/// thread may look one up.
+/// </summary>
+public sealed class Currencies
+{
+    readonly Chunked<RegisteredCurrency> _registered = new();
+    readonly ConcurrentDictionary<ulong, uint> _numbers = new();
+
+    public int Count => _registered.Count;
+
+    /// <summary>By number; one that was published to the caller.</summary>
+    public RegisteredCurrency this[uint number] => _registered[(int)number - Iso4217.RegisteredFirst];
+
+    public bool TryGet(CurrencyCode code, out uint number, out int decimals)
+    {
+        decimals = 0;
+        if (!_numbers.TryGetValue(code.Packed, out number)) return false;
+        decimals = (int)this[number].Decimals;
+        return true;
+    }
+
+    internal uint Add(CurrencyCode code, int decimals)
+    {
+        _registered.Add() = new RegisteredCurrency { Code = code, Decimals = (ulong)decimals };
+        uint number = (uint)(Iso4217.RegisteredFirst + _registered.Count - 1);
+        Check.That(_numbers.TryAdd(code.Packed, number), "a currency is registered once");
+        return number;
+    }
+
+    internal void Write(BinaryWriter writer)
+    {
+        writer.Write(_registered.Count);
+        writer.Flush();
+        _registered.Write(writer.BaseStream);
+    }
+
+    internal void Read(BinaryReader reader)
+    {
+        _registered.Read(reader.BaseStream, reader.ReadInt32());
+        for (int i = 0; i < _registered.Count; i++) _numbers[_registered[i].Code.Packed] = (uint)(Iso4217.RegisteredFirst + i);
     }
 }

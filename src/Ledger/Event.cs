@@ -54,7 +54,7 @@ public enum EventFlags : byte
     /// <summary>One of the postings of a transaction; <see cref="Event.Index"/> says which.</summary>
     Posting = 1,
 
-    /// <summary>The amount is what could be moved of a larger one; the attachment has that.</summary>
+    /// <summary>Asked for as "up to" an amount; the attachment has that where it was larger than what could be moved.</summary>
     UpTo = 2,
 
     /// <summary>Link names the transfer that this one takes back.</summary>
@@ -118,8 +118,11 @@ public struct Event
     /// <summary>1 + the offset of its attachment in the block's attachments, 0 for none.</summary>
     [FieldOffset(96)] public uint Attachment;
 
-    /// <summary>The posting's number within its transaction.</summary>
-    [FieldOffset(100)] public uint Index;
+    /// <summary>The posting's number within its transaction, from 0; of a refusal, that of the lowest refused posting.</summary>
+    [FieldOffset(100)] public ushort Index;
+
+    /// <summary>How many postings its transaction has; 0 outside of transactions.</summary>
+    [FieldOffset(102)] public ushort Count;
 
     public readonly bool TouchesBalance => Kind is >= EventKind.Debited and <= EventKind.Expired;
 }

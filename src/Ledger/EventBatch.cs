@@ -43,6 +43,8 @@ public sealed class EventBatch(int eventsMax)
 
     public ReadOnlySpan<Event> Events => _events.AsSpan(0, Count);
 
+    public ref Event this[int index] => ref _events.AsSpan(0, Count)[index];
+
     public ReadOnlySpan<byte> EventBytes => MemoryMarshal.AsBytes(Events);
 
     public ReadOnlySpan<byte> Attachments => _attachments.AsSpan(0, _attachmentsLength);
@@ -58,6 +60,11 @@ public sealed class EventBatch(int eventsMax)
         _erasableLength = 0;
         _open = -1;
     }
+
+    /// <summary>Forgets what was added since <see cref="Count"/> and its attachments were these.</summary>
+    public void Rewind((int Count, int AttachmentsLength, int ErasableLength) to) => (Count, _attachmentsLength, _erasableLength) = to;
+
+    public (int Count, int AttachmentsLength, int ErasableLength) Here => (Count, _attachmentsLength, _erasableLength);
 
     /// <summary>Adds an event and returns it, to be filled in place. Fields not set are zero.</summary>
     public ref Event Add(EventKind kind)
@@ -129,6 +136,19 @@ public sealed class EventBatch(int eventsMax)
             BinaryPrimitives.WriteInt128LittleEndian(entry[5..], one.Min ?? 0);
             BinaryPrimitives.WriteInt128LittleEndian(entry[21..], one.Max ?? 0);
             entry = entry[Attachment.LimitsSizeBytes..];
+        }
+    }
+
+    public void Attach(ReadOnlySpan<Step> postings)
+    {
+        Span<byte> entry = Entry(AttachmentTag.Postings, postings.Length * Attachment.PostingSizeBytes);
+        foreach (ref readonly Step step in postings)
+        {
+            BinaryPrimitives.WriteUInt32LittleEndian(entry, step.Movement.Payer);
+            BinaryPrimitives.WriteUInt32LittleEndian(entry[4..], step.Movement.Payee);
+            BinaryPrimitives.WriteUInt32LittleEndian(entry[8..], step.Movement.Currency);
+            BinaryPrimitives.WriteInt128LittleEndian(entry[12..], step.Movement.Amount);
+            entry = entry[Attachment.PostingSizeBytes..];
         }
     }
 

@@ -78,7 +78,7 @@ struct LimitsOfBalance
 public sealed class State(long tableSeed)
 {
     /// <summary>Written first, so that a state of another form is refused and never misread.</summary>
-    const uint FormatVersion = 0;
+    const uint FormatVersion = 1;
 
     internal readonly Chunked<Account> AccountList = new();
     internal readonly Chunked<Balance> BalanceList = new();
@@ -95,6 +95,10 @@ public sealed class State(long tableSeed)
     public TransactionIds Ids { get; } = new(tableSeed);
 
     public Holds Holds { get; } = new();
+
+    public Reversals Reversals { get; } = new();
+
+    public Currencies Currencies { get; } = new();
 
     public ulong LastSequence { get; internal set; }
 
@@ -154,15 +158,19 @@ public sealed class State(long tableSeed)
         return currencies;
     }
 
-    public bool TryCurrency(CurrencyCode code, out uint number, out int decimals) => Iso4217.TryGet(code, out number, out decimals);
+    public bool TryCurrency(CurrencyCode code, out uint number, out int decimals) =>
+        Iso4217.TryGet(code, out number, out decimals) || Currencies.TryGet(code, out number, out decimals);
 
-    public int Decimals(uint currency) => Iso4217.Decimals(currency);
+    public int Decimals(uint currency) => currency < Iso4217.RegisteredFirst ? Iso4217.Decimals(currency) : (int)Currencies[currency].Decimals;
 
-    public string CurrencyCode(uint currency) => Iso4217.Text(currency);
+    public string CurrencyCode(uint currency) => currency < Iso4217.RegisteredFirst ? Iso4217.Text(currency) : Currencies[currency].Code.ToString();
+
+    /// <summary>False also for a number that a command in the making gives to a name not spoken of before.</summary>
+    public bool IsOpened(uint account) => account - 1 < (uint)AccountList.Count && Account(account).IsOpened;
 
     internal int FindBalance(uint account, uint currency)
     {
-        if (account == 0) return -1;
+        if (account - 1 >= (uint)AccountList.Count) return -1;
         for (uint next = AccountList[(int)account - 1].FirstBalance; next != 0;)
         {
             ref Balance balance = ref BalanceList[(int)next - 1];
@@ -184,6 +192,8 @@ public sealed class State(long tableSeed)
         Write(writer, BalanceList);
         Write(writer, LimitsList);
         Holds.Write(writer);
+        Reversals.Write(writer);
+        Currencies.Write(writer);
         Ids.Write(writer);
     }
 
@@ -199,6 +209,8 @@ public sealed class State(long tableSeed)
         Read(reader, BalanceList);
         Read(reader, LimitsList);
         Holds.Read(reader);
+        Reversals.Read(reader);
+        Currencies.Read(reader);
         Ids.Read(reader);
         for (int i = 0; i < BalanceList.Count; i++) AddToSum(BalanceList[i].Currency, BalanceList[i].Posted);
         Check.That(UnbalancedCurrencies == 0, "the balances of every currency in a snapshot add up to 0");
@@ -206,6 +218,7 @@ public sealed class State(long tableSeed)
 
     internal void AddToSum(uint currency, Int128 amount)
     {
+        if (currency >= Sums.Length) Array.Resize(ref Sums, Math.Max((int)currency + 1, Sums.Length * 2));
         ref Int128 sum = ref Sums[currency];
         if (sum == 0) UnbalancedCurrencies++;
         sum += amount;

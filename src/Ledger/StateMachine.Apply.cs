@@ -18,7 +18,11 @@ public sealed partial class StateMachine
                 CheckAfter(sequence, e, balance);
                 if (!State.Account(e.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0))
                     Check.Fail($"event {sequence} leaves no balance below its lowest limit");
-                if (e.Index == 0) State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                if (e.Index != 0) break;
+                bool isReversal = (e.Flags & EventFlags.Reversal) != 0;
+                Attachment attachment = isReversal ? new Attachment(e.Attachment, attachments, []) : default;
+                State.Ids.Add(HomeOf(e, attachment), e.TransactionId, sequence);
+                if (isReversal) AddReversal(sequence, e, attachment);
                 break;
             }
 
@@ -78,8 +82,18 @@ public sealed partial class StateMachine
             }
 
             case EventKind.TransferRejected:
-                State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                State.Ids.Add(HomeOf(e, new Attachment(e.Attachment, attachments, [])), e.TransactionId, sequence);
                 break;
+
+            case EventKind.CurrencyRegistered:
+            {
+                Attachment attachment = new(e.Attachment, attachments, []);
+                CurrencyCode code = CurrencyCode.Parse(attachment.Text(AttachmentTag.CurrencyCode) ?? "");
+                int decimals = (int)(attachment.Integer(AttachmentTag.Decimals) ?? -1);
+                if (State.TryCurrency(code, out _, out _) || decimals is < 0 or > Amount.DecimalsMax) Check.Fail($"event {sequence} registers a currency once, with 0 to 18 decimals");
+                if (State.Currencies.Add(code, decimals) != e.Currency) Check.Fail($"event {sequence} numbers currencies in the order of their events");
+                break;
+            }
 
             case EventKind.AccountNamed:
                 AddAccount(e, attachments);
@@ -177,8 +191,24 @@ public sealed partial class StateMachine
         hold.EndSequence = sequence;
     }
 
+    /// <summary>No more than what was moved is ever taken back.</summary>
+    void AddReversal(ulong sequence, in Event e, Attachment attachment)
+    {
+        Int128 left = attachment.Integer(AttachmentTag.Bound) ?? e.Amount;
+        if (e.Amount > left || (State.Reversals.LeftOf(e.Link) is Int128 known && known != left)) Check.Fail($"event {sequence} takes back what is left of {e.Link}");
+        State.Reversals.Add(e.Link, sequence, left - e.Amount);
+    }
+
+    uint HomeOf(in Event e) => HomeOf(State, e);
+
+    uint HomeOf(in Event e, Attachment attachment) => HomeOf(State, e, attachment);
+
+    /// <summary>The account that the id of an event belongs to, 0 for ids between two system accounts.</summary>
+    public static uint HomeOf(State state, in Event e, Attachment attachment) => attachment.Integer(AttachmentTag.Home) is Int128 home ? (uint)home : HomeOf(state, e);
+
     /// <summary>An event without a counterparty names its home itself.</summary>
-    uint HomeOf(in Event e) => e.Counterparty == 0 ? e.Account : Home((State.Account(e.Account).Flags & AccountFlags.System) != 0, e.Account, (State.Account(e.Counterparty).Flags & AccountFlags.System) != 0, e.Counterparty, out _);
+    static uint HomeOf(State state, in Event e) =>
+        e.Counterparty == 0 ? e.Account : Home((state.Account(e.Account).Flags & AccountFlags.System) != 0, e.Account, (state.Account(e.Counterparty).Flags & AccountFlags.System) != 0, e.Counterparty);
 
     ref Account AccountOf(ulong sequence, in Event e)
     {

@@ -25,7 +25,7 @@ public sealed partial class StateMachine
     /// <summary>Checks in the documented order: idempotency, amount, the hold and its state, then everything of the payee.</summary>
     Decision DecideCapture(in Command command, EventBatch batch)
     {
-        Outcome found = FindOriginalOf(command, out ulong original, out uint home, out ulong before);
+        Outcome found = FindOriginalOf(State, command, out ulong original, out uint home, out ulong before);
         if (found != Outcome.Done) return new Decision { Outcome = found };
         if (before != 0) return Duplicate(before);
 
@@ -35,9 +35,8 @@ public sealed partial class StateMachine
         Int128 amount = hold.Amount;
         if (command.AmountDigits != 0)
         {
-            Amount.ParseResult precision = Amount.ToMinor(command.AmountDigits, command.AmountScale, State.Decimals(hold.Currency), out amount);
-            if (precision == Amount.ParseResult.TooPrecise) return new Decision { Outcome = Outcome.AmountTooPrecise, Currency = hold.Currency };
-            if (precision == Amount.ParseResult.TooLarge) return new Decision { Outcome = Outcome.AmountTooLarge, Currency = hold.Currency };
+            found = ToOutcome(Amount.ToMinor(command.AmountDigits, command.AmountScale, State.Decimals(hold.Currency), out amount));
+            if (found != Outcome.Done) return new Decision { Outcome = found, Currency = hold.Currency };
         }
 
         Balance from = State.Balance(hold.Account, hold.Currency), to = State.Balance(hold.Counterparty, hold.Currency);
@@ -85,12 +84,12 @@ public sealed partial class StateMachine
         credited.Held = to.Held;
         credited.Previous = to.LastSequence;
         credited.Link = original;
-        return new Decision { Sequence = sequence, LastSequence = sequence + 1, TimeMicros = batch.TimeMicros, Amount = amount, Currency = hold.Currency };
+        return Done(sequence, batch, hold.Currency, amount);
     }
 
     Decision DecideVoid(in Command command, EventBatch batch)
     {
-        Outcome found = FindOriginalOf(command, out ulong original, out uint home, out ulong before);
+        Outcome found = FindOriginalOf(State, command, out ulong original, out uint home, out ulong before);
         if (found != Outcome.Done) return new Decision { Outcome = found };
         if (before != 0) return Duplicate(before);
 
@@ -104,23 +103,25 @@ public sealed partial class StateMachine
         ref Event released = ref AddHoldEvent(EventKind.Released, hold, from, hold.Amount, batch);
         released.TransactionId = command.TransactionId;
         released.Held = from.Held - hold.Amount;
-        return new Decision { Sequence = sequence, LastSequence = sequence, TimeMicros = batch.TimeMicros, Amount = hold.Amount, Currency = hold.Currency };
+        return Done(sequence, batch, hold.Currency, hold.Amount);
     }
 
-    /// <summary>The transfer that a capture or void is about, and what was decided before under the command's own id in that one's home.</summary>
-    Outcome FindOriginalOf(in Command command, out ulong original, out uint home, out ulong before)
+    /// <summary>
+    /// The transfer that a capture, void or reversal is about, and what was decided before under the command's own id in that one's home.
+    /// </summary>
+    public static Outcome FindOriginalOf(State state, in Command command, out ulong original, out uint home, out ulong before)
     {
         original = before = 0;
         // Given a home, only that one counts; 0 stands for transfers between two system accounts.
-        home = command.Account.IsEmpty || command.Account.IsSystem ? 0 : State.Names.Find(command.Account);
+        home = command.Account.IsEmpty || command.Account.IsSystem ? 0 : state.Names.Find(command.Account);
         if (!command.Account.IsEmpty && !command.Account.IsSystem && home == 0) return Outcome.TransferNotFound;
         int candidates = 0, decided = 0;
-        foreach (RememberedId one in State.Ids.FindAll(command.OriginalId))
+        foreach (RememberedId one in state.Ids.FindAll(command.OriginalId))
         {
             if (!command.Account.IsEmpty && one.Home != home) continue;
             candidates++;
             // Where another used the original's id since, this one may have been decided before: its own id tells in which home.
-            ulong own = State.Ids.Find(one.Home, command.TransactionId);
+            ulong own = state.Ids.Find(one.Home, command.TransactionId);
             if (own != 0) decided++;
             if (candidates > 1 && own == 0) continue;
             (original, before) = (one.Sequence, own);
@@ -140,28 +141,17 @@ public sealed partial class StateMachine
     };
 
     /// <summary>Refuses under the command's own id, in the home of the transfer that it is about; a hold stays what it is.</summary>
-    Decision RefuseHold(Outcome outcome, in Command command, ulong original, uint home, in Hold hold, in Balance about, Int128 amount, EventBatch batch, Int128 bound = default)
-    {
-        batch.BeginAttachment();
-        if (bound != 0) batch.Attach(AttachmentTag.Bound, bound);
-        if (about.Incoming != 0) batch.Attach(AttachmentTag.Incoming, about.Incoming);
-        uint attachment = batch.EndAttachment();
-        ulong sequence = batch.NextSequence;
-        ref Event rejected = ref batch.Add(EventKind.TransferRejected);
-        rejected.Flags = command.Kind == CommandKind.Capture ? EventFlags.Capture : EventFlags.Void;
-        rejected.Code = (ushort)outcome;
-        // Of a transfer that is no hold, only the home is known here; that is where the refusal is remembered.
-        rejected.Account = hold.Sequence == 0 ? home : hold.Account;
-        rejected.Counterparty = hold.Counterparty;
-        rejected.Currency = hold.Currency;
-        rejected.TransactionId = command.TransactionId;
-        rejected.Amount = amount;
-        rejected.Posted = about.Posted;
-        rejected.Held = about.Held;
-        rejected.Link = original;
-        rejected.Attachment = attachment;
-        return Refused(outcome, sequence, hold.Currency, amount, about, bound, batch);
-    }
+    static Decision RefuseHold(Outcome outcome, in Command command, ulong original, uint home, in Hold hold, in Balance about, Int128 amount, EventBatch batch, Int128 bound = default) =>
+        Refuse(command, batch, new Refusal
+        {
+            Outcome = outcome,
+            Flags = command.Kind == CommandKind.Capture ? EventFlags.Capture : EventFlags.Void,
+            // Of a transfer that is no hold, only the home is known here; that is where the refusal is remembered.
+            Movement = new Movement(hold.Sequence == 0 ? home : hold.Account, hold.Counterparty, hold.Currency, amount),
+            About = about,
+            Bound = bound,
+            Link = original,
+        });
 
     static ref Event AddHoldEvent(EventKind kind, in Hold hold, in Balance from, Int128 amount, EventBatch batch)
     {

@@ -9,17 +9,24 @@ public sealed partial class StateMachine(State state)
 {
     public State State { get; } = state;
 
-    /// <summary>Decides, and applies what was decided.</summary>
+    /// <summary>Decides, and applies what was decided. A dry run leaves neither.</summary>
     public Decision Execute(in Command command, EventBatch batch)
     {
-        int first = batch.Count;
+        (int Count, int, int) before = batch.Here;
         Decision decision = Decide(command, batch);
-        for (int i = first; i < batch.Count; i++) Apply(batch.FirstSequence + (ulong)i, batch.TimeMicros, batch.Events[i], batch.Attachments);
+        if (command.DryRun)
+        {
+            batch.Rewind(before);
+            if (decision.Outcome == Outcome.Duplicate) return decision;
+            decision.Sequence = 0;
+            decision.LastSequence = State.LastSequence;
+            return decision;
+        }
+
+        for (int i = before.Count; i < batch.Count; i++) Apply(batch.FirstSequence + (ulong)i, batch.TimeMicros, batch.Events[i], batch.Attachments);
         CheckBalanced();
         return decision;
     }
-
-    readonly record struct Movement(uint Payer, uint Payee, uint Currency, Int128 Amount);
 
     /// <summary>Writes the events of a command to the batch; the state stays as it is.</summary>
     public Decision Decide(in Command command, EventBatch batch)
@@ -36,64 +43,63 @@ public sealed partial class StateMachine(State state)
             CommandKind.Close => DecideClose(command, batch),
             CommandKind.Capture => DecideCapture(command, batch),
             CommandKind.Void => DecideVoid(command, batch),
+            CommandKind.Transaction => DecideTransaction(command, batch),
+            CommandKind.Reverse => DecideReversal(command, batch),
+            CommandKind.RegisterCurrency => DecideRegisterCurrency(command, batch),
             _ => throw new ArgumentOutOfRangeException(nameof(command), command.Kind, "unknown kind of command"),
         };
     }
 
-    /// <summary>Checks in the documented order: shape, idempotency, currency, payer (exists, status, limits, funds), payee (exists, status, limits).</summary>
+    /// <summary>Checks in the documented order: shape, idempotency, currency, then what <see cref="Judge"/> checks.</summary>
     Decision DecideTransfer(in Command command, EventBatch batch)
     {
         if (command.Account == command.Counterparty) return new Decision { Outcome = Outcome.SameAccount };
         if (command.AmountDigits <= 0) return new Decision { Outcome = Outcome.AmountNotPositive };
 
-        uint payer = State.Names.Find(command.Account);
-        uint payee = State.Names.Find(command.Counterparty);
+        uint next = NextAccount;
+        uint payer = NumberOf(command.Account, ref next), payee = NumberOf(command.Counterparty, ref next);
+        uint home = Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee);
+        if (State.Ids.Find(home, command.TransactionId) is not 0 and ulong original) return Duplicate(original);
 
-        if (FindOriginal(command, payer, payee) is not 0 and ulong original) return Duplicate(original);
+        Outcome outcome = ToMinor(command.AmountDigits, command.AmountScale, command.Currency, out uint currency, out Int128 asked);
+        if (outcome != Outcome.Done) return new Decision { Outcome = outcome, Currency = currency };
 
-        if (!State.TryCurrency(command.Currency, out uint currency, out int decimals)) return new Decision { Outcome = Outcome.CurrencyUnknown };
-        Amount.ParseResult precision = Amount.ToMinor(command.AmountDigits, command.AmountScale, decimals, out Int128 amount);
-        if (precision == Amount.ParseResult.TooPrecise) return new Decision { Outcome = Outcome.AmountTooPrecise, Currency = currency };
-        if (precision == Amount.ParseResult.TooLarge) return new Decision { Outcome = Outcome.AmountTooLarge, Currency = currency };
-
-        Movement movement = new(payer, payee, currency, amount);
-
-        Balance from = State.Balance(payer, currency);
-        Limits fromLimits = State.LimitsOf(from);
-        if (!command.Account.IsSystem)
-        {
-            if (payer == 0 || !State.Account(payer).IsOpened) return Refuse(Outcome.FromAccountNotFound, command, movement, default, 0, batch);
-            if (State.Account(payer).IsClosed) return Refuse(Outcome.FromAccountClosed, command, movement, from, 0, batch);
-            if ((State.Account(payer).Frozen & Direction.Debit) != 0) return Refuse(Outcome.FromAccountFrozen, command, movement, from, 0, batch);
-            Int128 left = from.Posted - from.Held - amount;
-            if (fromLimits.Min is Int128 min && left < min) return Refuse(Outcome.BelowMinBalance, command, movement, from, min, batch);
-            if (fromLimits.Min is null && left < 0) return Refuse(Outcome.InsufficientFunds, command, movement, from, 0, batch);
-        }
-
-        if (from.Posted - from.Held - amount < -Amount.BalanceLimit) return Refuse(Outcome.BalanceOverflow, command, movement, from, -Amount.BalanceLimit, batch);
-
-        Balance to = State.Balance(payee, currency);
-        if (!command.Counterparty.IsSystem)
-        {
-            if (payee == 0 || !State.Account(payee).IsOpened) return Refuse(Outcome.ToAccountNotFound, command, movement, default, 0, batch);
-            if (State.Account(payee).IsClosed) return Refuse(Outcome.ToAccountClosed, command, movement, to, 0, batch);
-            if ((State.Account(payee).Frozen & Direction.Credit) != 0) return Refuse(Outcome.ToAccountFrozen, command, movement, to, 0, batch);
-            if (State.LimitsOf(to).Max is Int128 max && to.Posted + to.Incoming + amount > max) return Refuse(Outcome.ExceedsMaxBalance, command, movement, to, max, batch);
-        }
-
-        if (to.Posted + to.Incoming + amount > Amount.BalanceLimit) return Refuse(Outcome.BalanceOverflow, command, movement, to, Amount.BalanceLimit, batch);
-
-        if (LacksRoomForNames(payer, payee)) return new Decision { Outcome = Outcome.StorageFull };
+        Balance from = State.Balance(payer, currency), to = State.Balance(payee, currency);
+        Int128 amount = asked;
+        outcome = Judge(command.Account.IsSystem, from, command.Counterparty.IsSystem, to, command.UpTo, ref amount, out bool isAboutPayee, out Int128 bound);
+        if (LacksRoomForNames(next)) return new Decision { Outcome = Outcome.StorageFull };
 
         // Nothing below can fail.
-        NameAccounts(command, ref payer, ref payee, batch);
+        if (next != NextAccount) NameAccounts(command.Account, payer, command.Counterparty, payee, batch);
+        EventFlags flags = command.UpTo ? EventFlags.UpTo : EventFlags.None;
+        if (outcome != Outcome.Done)
+        {
+            return Refuse(command, batch, new Refusal
+            {
+                Outcome = outcome,
+                Flags = command.Pending ? flags | EventFlags.Pending : flags,
+                Movement = new Movement(payer, payee, currency, amount),
+                About = isAboutPayee ? to : from,
+                Bound = bound,
+                Requested = amount == asked ? null : asked,
+            });
+        }
+
         ulong sequence = batch.NextSequence;
-        long expiresAt = command.ExpiresInSeconds == 0 ? 0 : batch.TimeMicros + command.ExpiresInSeconds * 1_000_000L;
-        uint attachment = AttachTexts(command.Details, expiresAt, batch);
+        uint attachment = 0;
+        if (command.Details is not null || command.ExpiresInSeconds != 0 || amount != asked)
+        {
+            batch.BeginAttachment();
+            AttachTexts(command, batch);
+            if (amount != asked) batch.Attach(AttachmentTag.RequestedAmount, asked);
+            attachment = batch.EndAttachment();
+        }
+
         if (command.Pending)
         {
             // Only the payer's money is set aside; the payee is judged again when it is captured.
             ref Event held = ref batch.Add(EventKind.Held);
+            held.Flags = flags;
             held.Account = payer;
             held.Counterparty = payee;
             held.Currency = currency;
@@ -103,85 +109,182 @@ public sealed partial class StateMachine(State state)
             held.Held = from.Held + amount;
             held.Previous = from.LastSequence;
             held.Attachment = attachment;
-            return new Decision { Sequence = sequence, LastSequence = sequence, TimeMicros = batch.TimeMicros, Amount = amount, Currency = currency };
+        }
+        else
+        {
+            AddMovement(command.TransactionId, new Movement(payer, payee, currency, amount), ref from, ref to, flags, sequence, attachment, batch);
         }
 
+        return Done(sequence, batch, currency, amount);
+    }
+
+    /// <summary>Everything of the payer (exists, status, limits, funds), then everything of the payee (exists, status, limits).</summary>
+    /// <param name="fromIsUnlimited">A system account: it has no limits, and needs no opening.</param>
+    /// <param name="upTo">Lowers the amount to what is available.</param>
+    /// <param name="isAboutPayee">Which of the two balances a refusal is about.</param>
+    /// <param name="bound">The limit that it would pass.</param>
+    Outcome Judge(bool fromIsUnlimited, in Balance from, bool toIsUnlimited, in Balance to, bool upTo, ref Int128 amount, out bool isAboutPayee, out Int128 bound)
+    {
+        isAboutPayee = false;
+        bound = 0;
+        if (!fromIsUnlimited)
+        {
+            if (!State.IsOpened(from.Account)) return Outcome.FromAccountNotFound;
+            ref readonly Account payer = ref State.Account(from.Account);
+            if (payer.IsClosed) return Outcome.FromAccountClosed;
+            if ((payer.Frozen & Direction.Debit) != 0) return Outcome.FromAccountFrozen;
+            Int128? min = State.LimitsOf(from).Min;
+            bound = min ?? 0;
+            Int128 spendable = from.Posted - from.Held - bound;
+            if (upTo && spendable > 0 && amount > spendable) amount = spendable;
+            if (amount > spendable) return min is null ? Outcome.InsufficientFunds : Outcome.BelowMinBalance;
+        }
+
+        bound = -Amount.BalanceLimit;
+        if (from.Posted - from.Held - amount < bound) return Outcome.BalanceOverflow;
+
+        isAboutPayee = true;
+        bound = 0;
+        if (!toIsUnlimited)
+        {
+            if (!State.IsOpened(to.Account)) return Outcome.ToAccountNotFound;
+            ref readonly Account payee = ref State.Account(to.Account);
+            if (payee.IsClosed) return Outcome.ToAccountClosed;
+            if ((payee.Frozen & Direction.Credit) != 0) return Outcome.ToAccountFrozen;
+            if (State.LimitsOf(to).Max is Int128 max && to.Posted + to.Incoming + amount > max)
+            {
+                bound = max;
+                return Outcome.ExceedsMaxBalance;
+            }
+        }
+
+        bound = Amount.BalanceLimit;
+        return to.Posted + to.Incoming + amount > bound ? Outcome.BalanceOverflow : Outcome.Done;
+    }
+
+    /// <summary>The debit and the credit of one movement; the balances are moved on with them.</summary>
+    /// <param name="link">What the credit refers to: its debit, or both to what they take back.</param>
+    static void AddMovement(UInt128 transactionId, in Movement movement, ref Balance from, ref Balance to, EventFlags flags, ulong link, uint attachment, EventBatch batch)
+    {
+        from.Posted -= movement.Amount;
+        to.Posted += movement.Amount;
+        ulong sequence = batch.NextSequence;
         ref Event debited = ref batch.Add(EventKind.Debited);
-        debited.Account = payer;
-        debited.Counterparty = payee;
-        debited.Currency = currency;
-        debited.TransactionId = command.TransactionId;
-        debited.Amount = amount;
-        debited.Posted = from.Posted - amount;
+        debited.Flags = flags;
+        debited.Account = movement.Payer;
+        debited.Counterparty = movement.Payee;
+        debited.Currency = movement.Currency;
+        debited.TransactionId = transactionId;
+        debited.Amount = movement.Amount;
+        debited.Posted = from.Posted;
         debited.Held = from.Held;
         debited.Previous = from.LastSequence;
+        if ((flags & EventFlags.Reversal) != 0) debited.Link = link;
         debited.Attachment = attachment;
 
         ref Event credited = ref batch.Add(EventKind.Credited);
-        credited.Account = payee;
-        credited.Counterparty = payer;
-        credited.Currency = currency;
-        credited.TransactionId = command.TransactionId;
-        credited.Amount = amount;
-        credited.Posted = to.Posted + amount;
+        credited.Flags = flags;
+        credited.Account = movement.Payee;
+        credited.Counterparty = movement.Payer;
+        credited.Currency = movement.Currency;
+        credited.TransactionId = transactionId;
+        credited.Amount = movement.Amount;
+        credited.Posted = to.Posted;
         credited.Held = to.Held;
         credited.Previous = to.LastSequence;
-        credited.Link = sequence;
+        credited.Link = link;
         credited.Attachment = attachment;
 
-        return new Decision
-        {
-            Outcome = Outcome.Done,
-            Sequence = sequence,
-            LastSequence = sequence + 1,
-            TimeMicros = batch.TimeMicros,
-            Amount = amount,
-            Currency = currency,
-        };
+        from.LastSequence = sequence;
+        to.LastSequence = sequence + 1;
+    }
+
+    static Decision Done(ulong sequence, EventBatch batch, uint currency, Int128 amount) =>
+        new() { Sequence = sequence, LastSequence = batch.NextSequence - 1, TimeMicros = batch.TimeMicros, Amount = amount, Currency = currency };
+
+    /// <summary>What a refusal says for ever under its id.</summary>
+    ref struct Refusal
+    {
+        public Outcome Outcome;
+        public EventFlags Flags;
+
+        /// <summary>What was refused; of what never had a payee, only the home is known, as its payer.</summary>
+        public Movement Movement;
+        public Balance About;
+        public Int128 Bound;
+
+        /// <summary>The original, where it is about one.</summary>
+        public ulong Link;
+
+        /// <summary>Of a transaction: all of its postings, and which of them was refused.</summary>
+        public ReadOnlySpan<Step> Steps;
+        public int Posting;
+
+        /// <summary>Where the id belongs, if its parties do not tell.</summary>
+        public uint? Home;
+
+        /// <summary>The amount as it was asked for, if another was judged or the asking itself counts.</summary>
+        public Int128? Requested;
     }
 
     /// <summary>One event that remembers the refusal, with its figures, for ever under its id.</summary>
-    Decision Refuse(Outcome outcome, in Command command, Movement movement, in Balance about, Int128 bound, EventBatch batch)
+    static Decision Refuse(in Command command, EventBatch batch, in Refusal refusal)
     {
-        (uint payer, uint payee, uint currency, Int128 amount) = movement;
-        if (LacksRoomForNames(payer, payee)) return new Decision { Outcome = Outcome.StorageFull };
-        NameAccounts(command, ref payer, ref payee, batch);
         batch.BeginAttachment();
-        batch.Attach(AttachmentTag.Description, command.Details?.Description);
-        batch.Attach(AttachmentTag.Metadata, command.Details?.Metadata);
-        if (command.ExpiresInSeconds != 0) batch.Attach(AttachmentTag.ExpiresAt, (Int128)(batch.TimeMicros + command.ExpiresInSeconds * 1_000_000L));
-        if (bound != 0) batch.Attach(AttachmentTag.Bound, bound);
-        if (about.Incoming != 0) batch.Attach(AttachmentTag.Incoming, about.Incoming);
+        AttachTexts(command, batch);
+        if (refusal.Bound != 0) batch.Attach(AttachmentTag.Bound, refusal.Bound);
+        if (refusal.About.Incoming != 0) batch.Attach(AttachmentTag.Incoming, refusal.About.Incoming);
+        if (refusal.Requested is Int128 requested) batch.Attach(AttachmentTag.RequestedAmount, requested);
+        if (refusal.Steps.Length > 0) batch.Attach(refusal.Steps);
+        if (refusal.Home is uint home) batch.Attach(AttachmentTag.Home, (Int128)home);
         uint attachment = batch.EndAttachment();
 
         ulong sequence = batch.NextSequence;
         ref Event rejected = ref batch.Add(EventKind.TransferRejected);
-        rejected.Code = (ushort)outcome;
-        rejected.Account = payer;
-        rejected.Counterparty = payee;
-        rejected.Currency = currency;
+        rejected.Flags = refusal.Flags;
+        rejected.Code = (ushort)refusal.Outcome;
+        rejected.Account = refusal.Movement.Payer;
+        rejected.Counterparty = refusal.Movement.Payee;
+        rejected.Currency = refusal.Movement.Currency;
         rejected.TransactionId = command.TransactionId;
-        rejected.Amount = amount;
-        rejected.Posted = about.Posted;
-        rejected.Held = about.Held;
-        if (command.Pending) rejected.Flags = EventFlags.Pending;
+        rejected.Amount = refusal.Movement.Amount;
+        rejected.Posted = refusal.About.Posted;
+        rejected.Held = refusal.About.Held;
+        rejected.Link = refusal.Link;
         rejected.Attachment = attachment;
-        return Refused(outcome, sequence, currency, amount, about, bound, batch);
+        rejected.Index = (ushort)refusal.Posting;
+        rejected.Count = (ushort)refusal.Steps.Length;
+        return new Decision
+        {
+            Outcome = refusal.Outcome,
+            Sequence = sequence,
+            LastSequence = sequence,
+            TimeMicros = batch.TimeMicros,
+            Amount = refusal.Movement.Amount,
+            Currency = refusal.Movement.Currency,
+            Posting = refusal.Posting,
+            Posted = refusal.About.Posted,
+            Held = refusal.About.Held,
+            Incoming = refusal.About.Incoming,
+            Bound = refusal.Bound,
+        };
     }
 
-    static Decision Refused(Outcome outcome, ulong sequence, uint currency, Int128 amount, in Balance about, Int128 bound, EventBatch batch) => new()
+    Decision DecideRegisterCurrency(in Command command, EventBatch batch)
     {
-        Outcome = outcome,
-        Sequence = sequence,
-        LastSequence = sequence,
-        TimeMicros = batch.TimeMicros,
-        Amount = amount,
-        Currency = currency,
-        Posted = about.Posted,
-        Held = about.Held,
-        Incoming = about.Incoming,
-        Bound = bound,
-    };
+        if (State.TryCurrency(command.Currency, out uint number, out int decimals))
+            return new Decision { Outcome = decimals == command.AmountScale ? Outcome.Unchanged : Outcome.CurrencyExists, Currency = number };
+        batch.BeginAttachment();
+        batch.Attach(AttachmentTag.CurrencyCode, command.Currency.ToString());
+        batch.Attach(AttachmentTag.Decimals, (Int128)command.AmountScale);
+        batch.Attach(AttachmentTag.By, command.Details?.By);
+        uint attachment = batch.EndAttachment();
+        ulong sequence = batch.NextSequence;
+        ref Event registered = ref batch.Add(EventKind.CurrencyRegistered);
+        registered.Currency = (uint)(Iso4217.RegisteredFirst + State.Currencies.Count);
+        registered.Attachment = attachment;
+        return new Decision { Sequence = sequence, LastSequence = sequence, TimeMicros = batch.TimeMicros, Currency = registered.Currency };
+    }
 
     Decision DecideOpenAccount(in Command command, EventBatch batch)
     {
@@ -284,42 +387,50 @@ public sealed partial class StateMachine(State state)
     public Decision DecideWithoutRoom(in Command command)
     {
         ulong original = 0;
-        if (command.Kind == CommandKind.Transfer) original = FindOriginal(command, State.Names.Find(command.Account), State.Names.Find(command.Counterparty));
-        else if (command.Kind is CommandKind.Capture or CommandKind.Void && FindOriginalOf(command, out _, out _, out ulong before) == Outcome.Done) original = before;
-        return original == 0 ? new Decision { Outcome = Outcome.StorageFull } : Duplicate(original);
-    }
+        uint next = NextAccount;
+        switch (command.Kind)
+        {
+            case CommandKind.Transfer:
+                uint payer = NumberOf(command.Account, ref next), payee = NumberOf(command.Counterparty, ref next);
+                original = State.Ids.Find(Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee), command.TransactionId);
+                break;
+            case CommandKind.Transaction:
+                original = State.Ids.Find(HomeOf(command.Details!.Postings![0], ref next), command.TransactionId);
+                break;
+            case CommandKind.Capture or CommandKind.Void or CommandKind.Reverse:
+                if (FindOriginalOf(State, command, out _, out _, out ulong before) == Outcome.Done) original = before;
+                break;
+        }
 
-    /// <summary>The first event of what was decided under this id in its home, 0 where nothing was.</summary>
-    ulong FindOriginal(in Command command, uint payer, uint payee)
-    {
-        uint home = Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee, out bool homeIsNew);
-        return homeIsNew ? 0 : State.Ids.Find(home, command.TransactionId);
+        return original == 0 ? new Decision { Outcome = Outcome.StorageFull } : Duplicate(original);
     }
 
     static Decision Duplicate(ulong original) => new() { Outcome = Outcome.Duplicate, Sequence = original, LastSequence = original };
 
-    bool LacksRoomForNames(uint payer, uint payee) => (payer == 0 || payee == 0) && State.Names.IsFull;
-
     static Decision Unchanged() => new() { Outcome = Outcome.Unchanged };
 
-    static uint AttachTexts(CommandDetails? details, long expiresAtMicros, EventBatch batch)
+    static void AttachTexts(in Command command, EventBatch batch)
     {
-        if (details is null && expiresAtMicros == 0) return 0;
-        batch.BeginAttachment();
-        if (expiresAtMicros != 0) batch.Attach(AttachmentTag.ExpiresAt, (Int128)expiresAtMicros);
-        batch.Attach(AttachmentTag.Description, details?.Description);
-        batch.Attach(AttachmentTag.Metadata, details?.Metadata);
-        return batch.EndAttachment();
+        if (command.ExpiresInSeconds != 0) batch.Attach(AttachmentTag.ExpiresAt, (Int128)(batch.TimeMicros + command.ExpiresInSeconds * 1_000_000L));
+        batch.Attach(AttachmentTag.Description, command.Details?.Description);
+        batch.Attach(AttachmentTag.Metadata, command.Details?.Metadata);
     }
 
-    /// <summary>Gives numbers to names not spoken of before. A system account is opened by its first use.</summary>
-    void NameAccounts(in Command command, ref uint payer, ref uint payee, EventBatch batch)
+    /// <summary>The number of the next name that is not spoken of yet.</summary>
+    uint NextAccount => (uint)State.Names.Count + 1;
+
+    /// <summary>The account's number; a name not spoken of before gets the next one, which its event will make true.</summary>
+    uint NumberOf(in AccountName name, ref uint next) => State.Names.Find(name) is not 0 and uint number ? number : next++;
+
+    bool LacksRoomForNames(uint next) => next != NextAccount && State.Names.IsFull;
+
+    void NameAccounts(in AccountName payerName, uint payer, in AccountName payeeName, uint payee, EventBatch batch)
     {
-        uint next = (uint)State.Names.Count + 1;
-        if (payer == 0) NameAccount(command.Account, payer = next++, batch);
-        if (payee == 0) NameAccount(command.Counterparty, payee = next, batch);
+        if (payer >= NextAccount) NameAccount(payerName, payer, batch);
+        if (payee >= NextAccount) NameAccount(payeeName, payee, batch);
     }
 
+    /// <summary>A system account is opened by its first use; any other name is only remembered.</summary>
     static void NameAccount(in AccountName name, uint number, EventBatch batch)
     {
         batch.BeginAttachment();
@@ -333,12 +444,20 @@ public sealed partial class StateMachine(State state)
     /// <summary>
     /// The account an id belongs to: the payer, or the payee where only the payer is a system account; 0 between two system accounts.
     /// </summary>
-    static uint Home(bool payerIsSystem, uint payer, bool payeeIsSystem, uint payee, out bool isNew)
+    static uint Home(bool payerIsSystem, uint payer, bool payeeIsSystem, uint payee) => payerIsSystem ? (payeeIsSystem ? 0 : payee) : payer;
+
+    Outcome ToMinor(Int128 digits, int scale, CurrencyCode code, out uint currency, out Int128 amount)
     {
-        uint home = payerIsSystem ? (payeeIsSystem ? 0 : payee) : payer;
-        isNew = home == 0 && !(payerIsSystem && payeeIsSystem);
-        return home;
+        amount = 0;
+        return State.TryCurrency(code, out currency, out int decimals) ? ToOutcome(Amount.ToMinor(digits, scale, decimals, out amount)) : Outcome.CurrencyUnknown;
     }
+
+    static Outcome ToOutcome(Amount.ParseResult result) => result switch
+    {
+        Amount.ParseResult.Ok => Outcome.Done,
+        Amount.ParseResult.TooPrecise => Outcome.AmountTooPrecise,
+        _ => Outcome.AmountTooLarge,
+    };
 
     Outcome ToMinor(LimitsAsWritten[]? written, out Limits[] limits)
     {
@@ -350,8 +469,7 @@ public sealed partial class StateMachine(State state)
             Int128 min = 0, max = 0;
             Amount.ParseResult result = one.HasMin ? Amount.ToMinor(Int128.Abs(one.MinDigits), one.MinScale, decimals, out min) : Amount.ParseResult.Ok;
             if (result == Amount.ParseResult.Ok && one.HasMax) result = Amount.ToMinor(Int128.Abs(one.MaxDigits), one.MaxScale, decimals, out max);
-            if (result == Amount.ParseResult.TooPrecise) return Outcome.AmountTooPrecise;
-            if (result == Amount.ParseResult.TooLarge) return Outcome.AmountTooLarge;
+            if (result != Amount.ParseResult.Ok) return ToOutcome(result);
             if (one.MinDigits < 0) min = -min;
             if (one.MaxDigits < 0) max = -max;
             limits[i] = new Limits(currency, one.HasMin ? min : null, one.HasMax ? max : null);

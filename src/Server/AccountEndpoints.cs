@@ -18,7 +18,7 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
     readonly SemaphoreSlim _walks = new(4);
 
     /// <summary>Without authentication every caller is this one.</summary>
-    const string By = "local";
+    public const string By = "local";
 
     public void Map(IEndpointRouteBuilder routes)
     {

@@ -53,7 +53,12 @@ public static class Answer
         json.WriteString("code", problem.Code);
         json.WriteBoolean("retryable", problem.Retryable);
         json.WriteString("outcome", problem.Outcome);
-        foreach ((string name, object? value) in problem.Members)
+        WriteMembers(json, problem.Members);
+    }
+
+    public static void WriteMembers(Utf8JsonWriter json, IEnumerable<(string Name, object? Value)> members)
+    {
+        foreach ((string name, object? value) in members)
         {
             switch (value)
             {
@@ -63,13 +68,16 @@ public static class Answer
                 case bool flag:
                     json.WriteBoolean(name, flag);
                     break;
+                case int number:
+                    json.WriteNumber(name, number);
+                    break;
                 case IEnumerable<string> list:
                     json.WriteStartArray(name);
                     foreach (string one in list) json.WriteStringValue(one);
                     json.WriteEndArray();
                     break;
                 default:
-                    throw new ArgumentException($"A problem's member {name} cannot be a {value?.GetType()}.", nameof(problem));
+                    throw new ArgumentException($"A problem's member {name} cannot be a {value?.GetType()}.", nameof(members));
             }
         }
     }
@@ -85,6 +93,16 @@ public static class Answer
         json.WriteString("currency", currency);
         json.WriteString("completed_at", Time(timeMicros));
         json.WriteString("position", Position(partition, sequence));
+    }
+
+    public static void WritePosting(Utf8JsonWriter json, string from, string to, string amount, string currency)
+    {
+        json.WriteStartObject();
+        json.WriteString("from_account", from);
+        json.WriteString("to_account", to);
+        json.WriteString("amount", amount);
+        json.WriteString("currency", currency);
+        json.WriteEndObject();
     }
 
     public static string Position(int partition, ulong sequence) => string.Create(CultureInfo.InvariantCulture, $"{partition}:{sequence}");

@@ -67,7 +67,9 @@ public static class EventJson
         {
             int decimals = state.Decimals(e.Currency);
             json.WriteString("currency", state.CurrencyCode(e.Currency));
-            json.WriteString("amount", Amount.Format(e.Amount, decimals));
+            if (e.Kind == EventKind.CurrencyRegistered) json.WriteNumber("decimals", decimals);
+            else json.WriteString("amount", Amount.Format(e.Amount, decimals));
+            if (attachment.Integer(AttachmentTag.RequestedAmount) is Int128 requested) json.WriteString("requested_amount", Amount.Format(requested, decimals));
             if (e.TouchesBalance)
             {
                 json.WriteString("posted", Amount.Format(e.Posted, decimals));
@@ -77,6 +79,9 @@ public static class EventJson
 
         if (e.TransactionId != 0 || (e.TouchesBalance && e.Kind != EventKind.Expired)) json.WriteString("transaction_id", Answer.ToGuid(e.TransactionId));
         if (e.Kind is EventKind.Released or EventKind.Captured or EventKind.Expired) json.WriteString("hold", Answer.Position(partition, e.Link));
+        if ((e.Flags & EventFlags.Reversal) != 0) json.WriteString("reverses", Answer.Position(partition, e.Link));
+        if ((e.Flags & EventFlags.Posting) != 0) json.WriteNumber("posting", e.Index);
+        if (attachment.TryGet(AttachmentTag.Postings, out _)) WritePostings(json, attachment.Postings(), state);
         if (attachment.Integer(AttachmentTag.ExpiresAt) is Int128 expiresAt) json.WriteString("expires_at", Answer.Time((long)expiresAt));
         if (e.Previous != 0) json.WriteString("previous", Answer.Position(partition, e.Previous));
         if (e.Kind == EventKind.TransferRejected) json.WriteString("code", OutcomeCode((Outcome)e.Code));
@@ -102,6 +107,14 @@ public static class EventJson
         }
 
         json.WriteEndObject();
+    }
+
+    public static void WritePostings(Utf8JsonWriter json, Movement[] postings, State state)
+    {
+        json.WriteStartArray("postings");
+        foreach ((uint payer, uint payee, uint currency, Int128 amount) in postings)
+            Answer.WritePosting(json, state.Names[payer].ToString(), state.Names[payee].ToString(), Amount.Format(amount, state.Decimals(currency)), state.CurrencyCode(currency));
+        json.WriteEndArray();
     }
 
     /// <summary>Metadata was checked to be a JSON object when it came in.</summary>

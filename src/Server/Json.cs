@@ -29,14 +29,65 @@ public sealed record BalanceTransferBody
     public bool? Pending { get; init; }
 
     public int? ExpiresIn { get; init; }
+
+    public bool? UpTo { get; init; }
+
+    public bool? DryRun { get; init; }
+}
+
+public sealed record TransfersBody
+{
+    public required BalanceTransferBody[] Transfers { get; init; }
+}
+
+public sealed record PostingBody
+{
+    public required string FromAccount { get; init; }
+
+    public required string ToAccount { get; init; }
+
+    public required string Amount { get; init; }
+
+    public required string Currency { get; init; }
+}
+
+public sealed record TransactionBody
+{
+    public required string TransactionId { get; init; }
+
+    public required PostingBody[] Postings { get; init; }
+
+    public string? Description { get; init; }
+
+    public JsonElement? Metadata { get; init; }
+
+    public bool? DryRun { get; init; }
 }
 
 /// <summary>The body of a capture.</summary>
-public sealed record CaptureBody
+public sealed record AmountBody
 {
     public required string TransactionId { get; init; }
 
     public string? Amount { get; init; }
+}
+
+public sealed record ReverseBody
+{
+    public required string TransactionId { get; init; }
+
+    public string? Amount { get; init; }
+
+    public string? Description { get; init; }
+
+    public JsonElement? Metadata { get; init; }
+}
+
+public sealed record CurrencyBody
+{
+    public required string Currency { get; init; }
+
+    public required int Decimals { get; init; }
 }
 
 public sealed record VoidBody
@@ -91,7 +142,11 @@ public sealed record ReasonBody
     RespectNullableAnnotations = true,
     MaxDepth = 32)]
 [JsonSerializable(typeof(BalanceTransferBody))]
-[JsonSerializable(typeof(CaptureBody))]
+[JsonSerializable(typeof(TransfersBody))]
+[JsonSerializable(typeof(TransactionBody))]
+[JsonSerializable(typeof(AmountBody))]
+[JsonSerializable(typeof(ReverseBody))]
+[JsonSerializable(typeof(CurrencyBody))]
 [JsonSerializable(typeof(VoidBody))]
 [JsonSerializable(typeof(OpenAccountBody))]
 [JsonSerializable(typeof(SetLimitsBody))]
@@ -103,14 +158,17 @@ public sealed partial class BodyJson : JsonSerializerContext;
 /// <summary>Reads bodies.</summary>
 static partial class Body
 {
-    public const int SizeBytesMax = 64 * 1024;
+    const int SizeBytesMax = 64 * 1024;
+
+    /// <summary>Of bodies that hold many transfers or postings.</summary>
+    public const int SizeBytesMaxOfMany = 8 * 1024 * 1024;
 
     /// <param name="ifEmpty">What an empty body means, where it may be empty.</param>
-    public static async ValueTask<T> ReadAsync<T>(HttpContext http, JsonTypeInfo<T> type, T? ifEmpty = null)
+    public static async ValueTask<T> ReadAsync<T>(HttpContext http, JsonTypeInfo<T> type, int sizeBytesMax = SizeBytesMax, T? ifEmpty = null)
         where T : class
     {
         HttpRequest request = http.Request;
-        if (request.ContentLength > SizeBytesMax) throw TooLarge();
+        if (request.ContentLength > sizeBytesMax) throw TooLarge(sizeBytesMax);
         bool isJson = IsJson(request.Headers.ContentType);
         if (!isJson && !(ifEmpty is not null && StringValues.IsNullOrEmpty(request.Headers.ContentType)))
             throw new Problem("unsupported_media_type", $"Content-Type is '{request.Headers.ContentType}'; it must be application/json.");
@@ -119,10 +177,10 @@ static partial class Body
         while (true)
         {
             read = await request.BodyReader.ReadAsync(http.RequestAborted);
-            if (read.Buffer.Length > SizeBytesMax)
+            if (read.Buffer.Length > sizeBytesMax)
             {
                 request.BodyReader.AdvanceTo(read.Buffer.End);
-                throw TooLarge();
+                throw TooLarge(sizeBytesMax);
             }
 
             if (read.IsCompleted) break;
@@ -140,7 +198,7 @@ static partial class Body
         }
     }
 
-    static Problem TooLarge() => new("request_too_large", $"The body has more than {SizeBytesMax} bytes.");
+    static Problem TooLarge(int sizeBytesMax) => new("request_too_large", $"The body has more than {sizeBytesMax} bytes.");
 
     static bool IsJson(StringValues contentType)
     {
@@ -174,17 +232,19 @@ static partial class Body
     internal static string Explain(JsonException e)
     {
         string path = e.Path is null or "$" ? "" : e.Path.TrimStart('$', '.');
-        if (Missing().Match(e.Message) is { Success: true } missing) return $"The body lacks {missing.Groups[1].Value}.";
+        if (Missing().Match(e.Message) is { Success: true } missing) return $"{(path.Length == 0 ? "The body" : $"'{path}'")} lacks {missing.Groups[1].Value}.";
         if (Unknown().Match(e.Message) is { Success: true } unknown) return $"The member '{unknown.Groups[1].Value}' is not known here.";
         if (Doubled().Match(e.Message) is { Success: true } doubled) return $"The member '{doubled.Groups[1].Value}' is there twice.";
         if (e.Message.Contains("null values", StringComparison.Ordinal)) return path.Length == 0 ? "A member is null that must not be." : $"'{path}' must not be null.";
         if (e.Message.Contains("could not be converted", StringComparison.Ordinal))
         {
             if (path.Length == 0) return "The body must be a JSON object.";
-            if (path == "pending") return "'pending' must be true or false.";
-            if (path == "expires_in") return "'expires_in' must be a whole number of seconds.";
-            bool isObject = path == "limits" || (path.StartsWith("limits", StringComparison.Ordinal) && !path.EndsWith("_balance", StringComparison.Ordinal));
-            return isObject ? $"'{path}' must be an object." : $"'{path}' must be a string{(path == "amount" ? ", such as \"12.34\"" : "")}.";
+            string member = path[(path.LastIndexOf('.') + 1)..];
+            if (member is "pending" or "up_to" or "dry_run") return $"'{path}' must be true or false.";
+            if (member is "expires_in" or "decimals") return $"'{path}' must be a whole number{(member == "expires_in" ? " of seconds" : "")}.";
+            if (path is "transfers" or "postings") return $"'{path}' must be an array.";
+            bool isObject = member.EndsWith(']') || path == "limits" || (path.StartsWith("limits", StringComparison.Ordinal) && !path.EndsWith("_balance", StringComparison.Ordinal));
+            return isObject ? $"'{path}' must be an object." : $"'{path}' must be a string{(member == "amount" ? ", such as \"12.34\"" : "")}.";
         }
 
         int end = e.Message.IndexOf(" Path:", StringComparison.Ordinal);

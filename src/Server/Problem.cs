@@ -23,6 +23,8 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         ["currency_unknown"] = (400, "The currency is not known"),
         ["transaction_id_malformed"] = (400, "The transaction id is malformed"),
         ["same_account"] = (400, "Payer and payee are the same account"),
+        ["too_many_transfers"] = (400, "There are too many transfers in one request"),
+        ["too_many_postings"] = (400, "The transaction has too many postings"),
         ["time_in_future"] = (400, "The time is in the future"),
         ["forbidden"] = (403, "The caller may not do this"),
         ["from_account_not_found"] = (404, "The payer's account does not exist"),
@@ -37,6 +39,8 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         ["hold_already_voided"] = (409, "The hold was voided already"),
         ["hold_expired"] = (409, "The hold has expired"),
         ["account_exists"] = (409, "The account exists already"),
+        ["currency_exists"] = (409, "The currency exists already with other decimals"),
+        ["already_reversed"] = (409, "All of it was reversed already"),
         ["request_too_large"] = (413, "The request is too large"),
         ["unsupported_media_type"] = (415, "The request is not application/json"),
         ["misdirected_request"] = (421, "The request names another host"),
@@ -49,6 +53,7 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         ["to_account_closed"] = (422, "The payee's account is closed"),
         ["not_a_hold"] = (422, "The transfer is not a hold"),
         ["exceeds_held_amount"] = (422, "The amount is more than is held"),
+        ["exceeds_reversible_amount"] = (422, "The amount is more than can be reversed"),
         ["balance_not_zero"] = (422, "The account still has money"),
         ["balance_overflow"] = (422, "A balance would exceed what the ledger can hold"),
         ["internal_error"] = (500, "The server failed"),
@@ -131,6 +136,11 @@ public sealed class Problem(string code, string detail, string outcome = "none")
                 return new Problem("hold_expired", "The hold has expired; its money was released.");
             case Ledger.Outcome.ExceedsHeldAmount:
                 return new Problem("exceeds_held_amount", $"{Format(bound ?? 0)} is held; {money} is required.").With("held_amount", Format(bound ?? 0)).With("required", Format(amount));
+            case Ledger.Outcome.AlreadyReversed:
+                return new Problem("already_reversed", "All that was moved was reversed already.");
+            case Ledger.Outcome.ExceedsReversibleAmount:
+                string reversible = bound == 0 ? "The transfer moved nothing: only what was moved can be reversed" : $"{Format(bound ?? 0)} can still be reversed";
+                return new Problem("exceeds_reversible_amount", $"{reversible}; {money} is required.").With("reversible_amount", Format(bound ?? 0)).With("required", Format(amount));
             case Ledger.Outcome.BalanceOverflow:
                 return new Problem("balance_overflow", $"No balance may pass {Format(bound ?? 0)}; {money} would.")
                     .With("posted", Format(about.Posted)).With("required", Format(amount)).With("bound", Format(bound ?? 0));
@@ -147,6 +157,7 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         Ledger.Outcome.TransferNotFound => new Problem("transfer_not_found", "No transfer with this id was ever asked for. Nothing was recorded."),
         Ledger.Outcome.TransferAmbiguous => new Problem("transfer_ambiguous", "Several accounts used this id. Name one with ?account=. Nothing was recorded."),
         Ledger.Outcome.AmountTooLarge => new Problem("amount_too_large", "An amount is less than 10^30 minor units of its currency."),
+        Ledger.Outcome.SameAccount => new Problem("same_account", "Payer and payee are the same account."),
         Ledger.Outcome.StorageFull => new Problem("storage_full", "There is no room on the storage. This request left nothing behind; send the same again once there is."),
         _ => throw new ArgumentOutOfRangeException(nameof(outcome), outcome, "not an outcome that nothing records"),
     };

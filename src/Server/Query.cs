@@ -48,11 +48,11 @@ public static class Query
         ? code
         : throw new Problem("currency_unknown", $"'{Shorten(text)}' is not a currency's code: 3 to 8 of A-Z 0-9.");
 
-    public static (Int128 Digits, int Scale) PositiveAmount(string text)
+    public static (Int128 Digits, byte Scale) PositiveAmount(string text)
     {
         if (text.StartsWith('-') && Ledger.Amount.Parse(text.AsSpan(1), out _, out _) != Ledger.Amount.ParseResult.Malformed) throw NotPositive(text);
         (Int128 digits, int scale) = Amount("amount", text);
-        return digits == 0 ? throw NotPositive(text) : (digits, scale);
+        return digits == 0 ? throw NotPositive(text) : (digits, (byte)scale);
     }
 
     static Problem NotPositive(string text) => new("amount_not_positive", $"The amount is {Shorten(text)}; it must be greater than 0.");

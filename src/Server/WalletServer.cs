@@ -114,7 +114,9 @@ public sealed class WalletServer : IAsyncDisposable
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.AddServerHeader = false;
-            kestrel.Limits.MaxRequestBodySize = 8 * 1024 * 1024;
+            // What is larger than a request may be is still read to its end and thrown away, so that its sender hears why; beyond this the
+            // connection is cut.
+            kestrel.Limits.MaxRequestBodySize = 8 * Body.SizeBytesMaxOfMany;
             if (listen.Host == "localhost") kestrel.ListenLocalhost(listen.Port, options => options.Protocols = HttpProtocols.Http1);
             else kestrel.Listen(IPAddress.Parse(listen.Host.Trim('[', ']')), listen.Port, options => options.Protocols = HttpProtocols.Http1);
         });
@@ -129,6 +131,7 @@ public sealed class WalletServer : IAsyncDisposable
         app.UseRouting();
         new TransferEndpoints(partition).Map(app);
         new AccountEndpoints(partition, TimeProvider.System).Map(app);
+        new CurrencyEndpoints(partition).Map(app);
         new EventEndpoints(partition, stopping).Map(app);
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
         app.MapGet("/readyz", http => ReadyAsync(http, partition, stopping));

@@ -44,6 +44,18 @@ public sealed class CommandLineTests
         Assert.StartsWith("completed: 5.00 USD", (await Run("void", hold)).Out, StringComparison.Ordinal);
         Assert.Contains("hold_already_voided", (await Run("capture", hold, "--amount", "1")).Err, StringComparison.Ordinal);
 
+        string tried = (await Run("transfer", "alice", "shop/1", "7.66", "USD", "--dry-run")).Out;
+        Assert.StartsWith("would be completed: 7.66 USD from alice", tried, StringComparison.Ordinal);
+        string both = Guid.NewGuid().ToString();
+        (int moved, string postings, _) = await Run("transaction", "--posting", "alice", "@fees", "0.66", "USD", "--posting", "@world", "alice", "0.66", "USD", "--id", both);
+        Assert.Equal((0, 2), (moved, postings.Split('\n', StringSplitOptions.RemoveEmptyEntries).Count(line => line.StartsWith("completed: 0.66 USD", StringComparison.Ordinal))));
+        Assert.Equal(2, (await Run("transaction", "--posting", "alice", "@fees", "0.66")).Exit);
+        Assert.Equal(0, (await Run("reverse", both, "--description", "no fees today")).Exit);
+        Assert.Contains("already_reversed", (await Run("reverse", both)).Err, StringComparison.Ordinal);
+        Assert.StartsWith("GEM has 3 decimals", (await Run("currency", "add", "GEM", "--decimals", "3")).Out, StringComparison.Ordinal);
+        Assert.Contains("GEM", (await Run("currency", "list")).Out, StringComparison.Ordinal);
+        Assert.StartsWith("completed: 1.500 GEM", (await Run("transfer", "@world", "alice", "1.5", "GEM")).Out, StringComparison.Ordinal);
+
         (int refused, _, string why) = await Run("transfer", "shop/1", "alice", "1", "USD");
         Assert.Equal(1, refused);
         Assert.StartsWith("purse: from_account_frozen: ", why, StringComparison.Ordinal);

@@ -36,6 +36,30 @@ public sealed class GoldenFileTests
                 TestLedger.Change(CommandKind.SetLimits, "bob", details: new CommandDetails { Limits = [limits] }), TestLedger.Transfer(5, "bob", "@world", "12.34"),
             ],
         ];
+        // One of each further kind; a reversal is given what it takes back.
+        Command hold = TestLedger.Transfer(6, "alice", "bob", "50.00"), upTo = TestLedger.Transfer(10, "bob", "@world", "1000.00");
+        (hold.Pending, hold.ExpiresInSeconds, upTo.UpTo) = (true, 3600, true);
+        Command gem = new() { Kind = CommandKind.RegisterCurrency, Currency = CurrencyCode.Parse("GEM"), AmountScale = 3, Details = new CommandDetails { By = "local" } };
+        Command Reverse(UInt128 id, UInt128 original, Original of, Int128 digits = default) => new()
+        {
+            Kind = CommandKind.Reverse,
+            TransactionId = id,
+            OriginalId = original,
+            AmountDigits = digits,
+            Details = new CommandDetails { Description = lunch.Details.Description, Original = of },
+        };
+        blocks =
+        [
+            .. blocks,
+            [hold, new Command { Kind = CommandKind.Capture, TransactionId = 7, OriginalId = 6, AmountDigits = 40 }, new Command { Kind = CommandKind.Void, TransactionId = 8, OriginalId = 6 }, gem],
+            [TestLedger.Transaction(9, ("@world", "bob", "0.001", "GEM"), ("bob", "@mint", "0.001", "GEM")), upTo, TestLedger.Transaction(11, ("alice", "bob", "1.00", "USD"), ("ghost", "bob", "1.00", "USD"))],
+            // What T5 moved to @world, in part; the transaction, in full.
+            [
+                Reverse(12, 5, new Original(15, [new Movement(2, 3, 13992, 1234)], true, false), 2),
+                Reverse(13, 9, new Original(24, [new Movement(3, 2, 20000, 1), new Movement(2, 5, 20000, 1)], true, true)),
+                Reverse(14, 9, new Original(24, [new Movement(3, 2, 20000, 1), new Movement(2, 5, 20000, 1)], true, true)),
+            ],
+        ];
         for (int i = 0; i < blocks.Length; i++)
         {
             batch.Reset(machine.State.LastSequence + 1, 1_790_000_000_000_000 + i);
@@ -52,7 +76,7 @@ public sealed class GoldenFileTests
 
     [Theory]
     [InlineData("journal/00000001.segment", "journal-v0.hex")]
-    [InlineData("snapshots/00000000000000000016.snapshot", "snapshot-v0.hex")]
+    [InlineData("snapshots/00000000000000000037.snapshot", "snapshot-v0.hex")]
     public void The_bytes_written_today_are_the_committed_ones(string file, string golden)
     {
         FaultyDisk disk = WriteJournal();
@@ -71,9 +95,9 @@ public sealed class GoldenFileTests
         using JournalReader reader = new(disk, 3, checkMerkleRoots: true);
         while (reader.TryReadNext(out Block block)) Purse.Partitions.Partition.Apply(block, machine);
         Assert.Null(reader.TornTail);
-        Assert.Equal(16ul, machine.State.LastSequence);
+        Assert.Equal(37ul, machine.State.LastSequence);
         machine.State.TryCurrency(CurrencyCode.Parse("USD"), out uint usd, out _);
-        Assert.Equal((Int128)8766, machine.State.Balance(machine.State.Names.Find(AccountName.Parse("alice")), usd).Posted);
+        Assert.Equal((Int128)4766, machine.State.Balance(machine.State.Names.Find(AccountName.Parse("alice")), usd).Posted);
         Assert.Equal((Int128)0, machine.State.CountSum(usd));
     }
 

@@ -1,0 +1,143 @@
+namespace Purse.Ledger;
+
+/// <summary>One posting in the making, and which of its parties are system accounts.</summary>
+public record struct Step(Movement Movement, bool FromIsUnlimited, bool ToIsUnlimited);
+
+public sealed partial class StateMachine
+{
+    public const int PostingsMax = 64;
+
+    // Scratch of the command being decided; nothing in them outlives it.
+    readonly Step[] _steps = new Step[PostingsMax];
+    readonly Balance[] _touched = new Balance[2 * PostingsMax];
+    int _touchedCount;
+
+    /// <summary>
+    /// All postings or none, in order: what an earlier one brings, a later one may spend. Checks: idempotency, every posting's currency, then
+    /// one posting after the other.
+    /// </summary>
+    Decision DecideTransaction(in Command command, EventBatch batch)
+    {
+        ReadOnlySpan<Posting> postings = command.Details!.Postings;
+        Check.That(postings.Length is > 0 and <= PostingsMax, "a transaction has 1 to 64 postings");
+        for (int i = 0; i < postings.Length; i++)
+        {
+            if (postings[i].Account == postings[i].Counterparty) return new Decision { Outcome = Outcome.SameAccount, Posting = i };
+            if (postings[i].AmountDigits <= 0) return new Decision { Outcome = Outcome.AmountNotPositive, Posting = i };
+        }
+
+        uint next = NextAccount;
+        if (State.Ids.Find(HomeOf(postings[0], ref next), command.TransactionId) is not 0 and ulong original) return Duplicate(original);
+
+        next = NextAccount;
+        for (int i = 0; i < postings.Length; i++)
+        {
+            ref readonly Posting posting = ref postings[i];
+            Outcome outcome = ToMinor(posting.AmountDigits, posting.AmountScale, posting.Currency, out uint currency, out Int128 amount);
+            if (outcome != Outcome.Done) return new Decision { Outcome = outcome, Currency = currency, Posting = i };
+            uint payer = NumberOf(posting.Account, postings[..i], ref next), payee = NumberOf(posting.Counterparty, postings[..i], ref next);
+            _steps[i] = new Step(new Movement(payer, payee, currency, amount), posting.Account.IsSystem, posting.Counterparty.IsSystem);
+        }
+
+        ReadOnlySpan<Step> steps = _steps.AsSpan(0, postings.Length);
+        bool isRefused = !TryJudge(steps, out Refusal refusal);
+        if (LacksRoomForNames(next)) return new Decision { Outcome = Outcome.StorageFull };
+
+        // Nothing below can fail.
+        NameAccounts(postings, steps, batch);
+        if (isRefused)
+        {
+            refusal.Flags = EventFlags.Posting;
+            if (refusal.Posting > 0) refusal.Home = Home(steps[0].FromIsUnlimited, steps[0].Movement.Payer, steps[0].ToIsUnlimited, steps[0].Movement.Payee);
+            return Refuse(command, batch, refusal);
+        }
+
+        batch.BeginAttachment();
+        AttachTexts(command, batch);
+        return Move(command, steps, EventFlags.Posting, 0, batch.EndAttachment(), batch);
+    }
+
+    uint HomeOf(in Posting posting, ref uint next) =>
+        Home(posting.Account.IsSystem, NumberOf(posting.Account, ref next), posting.Counterparty.IsSystem, NumberOf(posting.Counterparty, ref next));
+
+    /// <summary>As for a single transfer, but a name may be new here and known from an earlier posting.</summary>
+    uint NumberOf(in AccountName name, ReadOnlySpan<Posting> before, ref uint next)
+    {
+        uint number = State.Names.Find(name);
+        for (int i = 0; number == 0 && i < before.Length; i++)
+            number = before[i].Account == name ? _steps[i].Movement.Payer : before[i].Counterparty == name ? _steps[i].Movement.Payee : 0;
+        return number == 0 ? next++ : number;
+    }
+
+    /// <summary>In the order of their numbers, each once.</summary>
+    void NameAccounts(ReadOnlySpan<Posting> postings, ReadOnlySpan<Step> steps, EventBatch batch)
+    {
+        uint next = NextAccount;
+        for (int i = 0; i < steps.Length; i++)
+        {
+            if (steps[i].Movement.Payer == next) NameAccount(postings[i].Account, next++, batch);
+            if (steps[i].Movement.Payee == next) NameAccount(postings[i].Counterparty, next++, batch);
+        }
+    }
+
+    /// <summary>Judges one posting after the other, each on the balances that those before it leave; ends at the first that is refused.</summary>
+    bool TryJudge(ReadOnlySpan<Step> steps, out Refusal refusal)
+    {
+        _touchedCount = 0;
+        for (int i = 0; i < steps.Length; i++)
+        {
+            ref readonly Step step = ref steps[i];
+            ref Balance from = ref Touched(step.Movement.Payer, step.Movement.Currency), to = ref Touched(step.Movement.Payee, step.Movement.Currency);
+            Int128 amount = step.Movement.Amount;
+            Outcome outcome = Judge(step.FromIsUnlimited, from, step.ToIsUnlimited, to, upTo: false, ref amount, out bool isAboutPayee, out Int128 bound);
+            if (outcome != Outcome.Done)
+            {
+                refusal = new Refusal { Outcome = outcome, Movement = step.Movement, About = isAboutPayee ? to : from, Bound = bound, Steps = steps, Posting = i };
+                return false;
+            }
+
+            from.Posted -= amount;
+            to.Posted += amount;
+        }
+
+        refusal = default;
+        return true;
+    }
+
+    /// <summary>Writes what <see cref="TryJudge"/> passed.</summary>
+    /// <param name="original">Of a reversal, the first event of what it takes back.</param>
+    /// <param name="attachment">Of the first posting.</param>
+    Decision Move(in Command command, ReadOnlySpan<Step> steps, EventFlags flags, ulong original, uint attachment, EventBatch batch)
+    {
+        _touchedCount = 0;
+        ulong first = batch.NextSequence;
+        for (int i = 0; i < steps.Length; i++)
+        {
+            Movement movement = steps[i].Movement;
+            ref Balance from = ref Touched(movement.Payer, movement.Currency), to = ref Touched(movement.Payee, movement.Currency);
+            int debited = batch.Count;
+            AddMovement(command.TransactionId, movement, ref from, ref to, flags, original == 0 ? batch.NextSequence : original, i == 0 ? attachment : 0, batch);
+            if ((flags & EventFlags.Posting) == 0) continue;
+            for (int at = debited; at < batch.Count; at++)
+            {
+                ref Event e = ref batch[at];
+                e.Index = (ushort)i;
+                e.Count = (ushort)steps.Length;
+            }
+        }
+
+        return Done(first, batch, steps[0].Movement.Currency, steps[0].Movement.Amount);
+    }
+
+    /// <summary>The balance as the postings before leave it. The reference holds until the next command.</summary>
+    ref Balance Touched(uint account, uint currency)
+    {
+        for (int i = 0; i < _touchedCount; i++)
+        {
+            if (_touched[i].Account == account && _touched[i].Currency == currency) return ref _touched[i];
+        }
+
+        _touched[_touchedCount] = State.Balance(account, currency);
+        return ref _touched[_touchedCount++];
+    }
+}

@@ -1,0 +1,112 @@
+using System.Text.Json;
+using Microsoft.AspNetCore.Http;
+using Purse.Ledger;
+using Purse.Partitions;
+
+namespace Purse.Server;
+
+/// <summary>What became of an id.</summary>
+sealed partial class TransferEndpoints
+{
+    /// <summary>What the state knows of an id in one home.</summary>
+    sealed record Found(ulong Sequence, Hold? Hold, List<Reversal> Reversals);
+
+    async Task GetAsync(HttpContext http)
+    {
+        Query.AllowParameters(http, "account");
+        TimeSpan timeout = Query.Timeout(http);
+        UInt128 id = Query.TransactionId((string)http.Request.RouteValues["id"]!);
+        string? homeText = Query.Parameter(http, "account");
+        AccountName? home = homeText is null ? null : Query.Account("account", homeText);
+
+        ReadRequest<List<Found>> read = new(state => Find(state, id, home));
+        RequestStatus status = await partition.SubmitAsync(read, timeout);
+        if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
+        if (read.Result.Count == 0)
+            throw new Problem("transfer_not_found", $"No transfer with id {Answer.ToGuid(id)}{(home is null ? "" : $" belongs to '{homeText}'")} was ever asked for.");
+        EventReaders readers = Readers();
+        if (read.Result.Count > 1)
+        {
+            throw new Problem("transfer_ambiguous", $"{read.Result.Count} accounts used the id {Answer.ToGuid(id)}. Name one with ?account=.")
+                .With("accounts", read.Result.Select(one => HomeOf(readers.Read(one.Sequence), readers.State)).ToList());
+        }
+
+        await Answer.WriteAsync(http, 200, json => WriteStory(json, read.Result[0], readers));
+    }
+
+    static List<Found> Find(State state, UInt128 id, AccountName? home)
+    {
+        if (home is not AccountName name) return [.. state.Ids.FindAll(id).Select(one => Found(one.Sequence))];
+        // Between two system accounts the id belongs to neither.
+        uint number = name.IsSystem ? 0 : state.Names.Find(name);
+        ulong sequence = number == 0 && !name.IsSystem ? 0 : state.Ids.Find(number, id);
+        return sequence == 0 ? [] : [Found(sequence)];
+
+        Found Found(ulong sequence)
+        {
+            Hold? hold = state.Holds.Find(sequence) is >= 0 and int index ? state.Holds[index] : null;
+            // Of a hold, what takes back its capture.
+            return new Found(sequence, hold, state.Reversals.Of(hold?.EndSequence ?? sequence));
+        }
+    }
+
+    static string HomeOf(RecordedEvent first, State state) => NameOf(StateMachine.HomeOf(state, first.Event, first.Attachment), state);
+
+    void WriteStory(Utf8JsonWriter json, Found found, EventReaders readers)
+    {
+        RecordedEvent first = readers.Read(found.Sequence);
+        RecordedEvent? end = found.Hold is { EndSequence: > 0 } hold ? readers.Read(hold.EndSequence) : null;
+        List<RecordedEvent> reversals = [.. found.Reversals.Select(reversal => readers.Read(reversal.Sequence))];
+        bool isRejected = first.Event.Kind == EventKind.TransferRejected;
+        WriteTransfer(json, first, Status(found, isRejected), readers);
+        if (first.Attachment.Erased(AttachmentTag.Description) is byte[] description) json.WriteString("description", description);
+        if (first.Attachment.Erased(AttachmentTag.Metadata) is byte[] metadata) EventJson.WriteRaw(json, "metadata", metadata);
+        if (isRejected)
+        {
+            Problem refusal = Refusal(first, readers);
+            json.WriteString("code", refusal.Code);
+            json.WriteNumber("http_status", refusal.Status);
+            json.WriteString("detail", refusal.Message);
+            if (first.Event.Count > 0) json.WriteNumber("posting", first.Event.Index);
+        }
+
+        if (first.Attachment.Integer(AttachmentTag.RequestedAmount) is Int128 requested && (first.Event.Flags & EventFlags.UpTo) != 0)
+            json.WriteString("requested_amount", Amount.Format(requested, readers.State.Decimals(first.Event.Currency)));
+        if (end?.Event.Kind == EventKind.Captured) json.WriteString("captured_amount", Amount.Format(end.Event.Amount, readers.State.Decimals(end.Event.Currency)));
+        if (end is not null && end.Event.Kind != EventKind.Expired) json.WriteString("ended_by", Answer.ToGuid(end.Event.TransactionId));
+        if (reversals.Count > 0)
+        {
+            if (first.Event.Count == 0)
+            {
+                Int128 reversed = reversals.Aggregate(Int128.Zero, (sum, one) => sum + one.Event.Amount);
+                json.WriteString("reversed_amount", Amount.Format(reversed, readers.State.Decimals(first.Event.Currency)));
+            }
+
+            json.WriteStartArray("reversed_by");
+            foreach (RecordedEvent one in reversals) json.WriteStringValue(Answer.ToGuid(one.Event.TransactionId));
+            json.WriteEndArray();
+        }
+
+        json.WriteStartArray("events");
+        WriteWithParts(json, first, readers);
+        if (end is not null) WriteWithParts(json, end, readers);
+        foreach (RecordedEvent one in reversals) WriteWithParts(json, one, readers);
+        json.WriteEndArray();
+    }
+
+    static string Status(Found found, bool isRejected)
+    {
+        if (found.Hold is Hold hold) return EventJson.HoldStatusName(hold.Status);
+        if (isRejected) return "rejected";
+        return found.Reversals.Count > 0 && found.Reversals[^1].Left == 0 ? "reversed" : "completed";
+    }
+
+    /// <summary>An event with those that were written with it: what a capture released before, the credits and further debits after.</summary>
+    void WriteWithParts(Utf8JsonWriter json, RecordedEvent e, EventReaders readers)
+    {
+        if (e.Event.Kind == EventKind.Captured && readers.Read(e.Sequence - 1) is var before && before.Event.Kind == EventKind.Released && before.Event.Link == e.Event.Link)
+            EventJson.Write(json, partition.Number, before, readers.State);
+        EventJson.Write(json, partition.Number, e, readers.State);
+        for (ulong sequence = e.Sequence + 1; sequence <= LastOf(e); sequence++) EventJson.Write(json, partition.Number, readers.Read(sequence), readers.State);
+    }
+}
