@@ -13,10 +13,6 @@ public sealed class EventBatch(int eventsMax)
     /// <summary>A transaction of 64 postings, each with an account named, is the largest command.</summary>
     public const int EventsPerCommandMax = 64 * 4;
 
-    /// <summary>Names, limits, digests; the length prefix of an attachment bounds it as well.</summary>
-    const int AttachmentBytesPerCommandMax = 64 * 1024;
-    const int ErasableBytesPerCommandMax = 16 * 1024;
-
     readonly Event[] _events = new Event[eventsMax + EventsPerCommandMax];
     byte[] _attachments = new byte[4096];
     int _attachmentsLength;
@@ -36,10 +32,6 @@ public sealed class EventBatch(int eventsMax)
 
     const int AttachmentsBytesMax = 512 * 1024;
     const int ErasableBytesMax = 512 * 1024;
-
-    /// <summary>The largest block such a batch can make, without its header.</summary>
-    public static int SizeBytesMax(int eventsMax) =>
-        (eventsMax + EventsPerCommandMax) * Event.SizeBytes + AttachmentsBytesMax + AttachmentBytesPerCommandMax + ErasableBytesMax + ErasableBytesPerCommandMax;
 
     public ReadOnlySpan<Event> Events => _events.AsSpan(0, Count);
 

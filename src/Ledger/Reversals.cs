@@ -30,11 +30,11 @@ public sealed class Reversals
     /// <summary>What can still be taken back of what this event began; null where nothing of it was yet.</summary>
     public Int128? LeftOf(ulong original) => _newest.TryGetValue(original, out int number) ? _reversals[number - 1].Left : null;
 
-    /// <summary>The reversals of what this event began, oldest first.</summary>
-    public List<Reversal> Of(ulong original)
+    /// <summary>The last reversals of what this event began, so many at most, oldest first.</summary>
+    public List<Reversal> Of(ulong original, int max)
     {
         List<Reversal> found = [];
-        for (int number = _newest.GetValueOrDefault(original); number != 0; number = (int)_reversals[number - 1].Previous) found.Add(_reversals[number - 1]);
+        for (int number = _newest.GetValueOrDefault(original); number != 0 && found.Count < max; number = (int)_reversals[number - 1].Previous) found.Add(_reversals[number - 1]);
         found.Reverse();
         return found;
     }

@@ -159,7 +159,8 @@ public sealed class State(long tableSeed)
     }
 
     public bool TryCurrency(CurrencyCode code, out uint number, out int decimals) =>
-        Iso4217.TryGet(code, out number, out decimals) || Currencies.TryGet(code, out number, out decimals);
+        // What was registered stays what it is, also where a later ISO 4217 takes up the same code.
+        (Currencies.Count > 0 && Currencies.TryGet(code, out number, out decimals)) || Iso4217.TryGet(code, out number, out decimals);
 
     public int Decimals(uint currency) => currency < Iso4217.RegisteredFirst ? Iso4217.Decimals(currency) : (int)Currencies[currency].Decimals;
 

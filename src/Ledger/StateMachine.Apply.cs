@@ -90,7 +90,7 @@ public sealed partial class StateMachine
                 Attachment attachment = new(e.Attachment, attachments, []);
                 CurrencyCode code = CurrencyCode.Parse(attachment.Text(AttachmentTag.CurrencyCode) ?? "");
                 int decimals = (int)(attachment.Integer(AttachmentTag.Decimals) ?? -1);
-                if (State.TryCurrency(code, out _, out _) || decimals is < 0 or > Amount.DecimalsMax) Check.Fail($"event {sequence} registers a currency once, with 0 to 18 decimals");
+                if (State.Currencies.TryGet(code, out _, out _) || decimals is < 0 or > Amount.DecimalsMax) Check.Fail($"event {sequence} registers a currency once, with 0 to 18 decimals");
                 if (State.Currencies.Add(code, decimals) != e.Currency) Check.Fail($"event {sequence} numbers currencies in the order of their events");
                 break;
             }

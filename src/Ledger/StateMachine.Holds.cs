@@ -115,22 +115,30 @@ public sealed partial class StateMachine
         // Given a home, only that one counts; 0 stands for transfers between two system accounts.
         home = command.Account.IsEmpty || command.Account.IsSystem ? 0 : state.Names.Find(command.Account);
         if (!command.Account.IsEmpty && !command.Account.IsSystem && home == 0) return Outcome.TransferNotFound;
-        int candidates = 0, decided = 0;
-        foreach (RememberedId one in state.Ids.FindAll(command.OriginalId))
+        if (!command.Account.IsEmpty)
         {
-            if (!command.Account.IsEmpty && one.Home != home) continue;
-            candidates++;
+            original = state.Ids.Find(home, command.OriginalId);
+            before = original == 0 ? 0 : state.Ids.Find(home, command.TransactionId);
+            return original == 0 ? Outcome.TransferNotFound : Outcome.Done;
+        }
+
+        List<RememberedId> candidates = state.Ids.FindAll(command.OriginalId, HomesMax + 1);
+        if (candidates.Count == 0) return Outcome.TransferNotFound;
+        if (candidates.Count > HomesMax) return Outcome.TransferAmbiguous;
+        int decided = 0;
+        foreach (RememberedId one in candidates)
+        {
             // Where another used the original's id since, this one may have been decided before: its own id tells in which home.
             ulong own = state.Ids.Find(one.Home, command.TransactionId);
             if (own != 0) decided++;
-            if (candidates > 1 && own == 0) continue;
-            (original, before) = (one.Sequence, own);
-            if (command.Account.IsEmpty) home = one.Home;
+            if (own != 0 || candidates.Count == 1) (original, home, before) = (one.Sequence, one.Home, own);
         }
 
-        if (candidates == 0) return Outcome.TransferNotFound;
-        return candidates == 1 || decided == 1 ? Outcome.Done : Outcome.TransferAmbiguous;
+        return candidates.Count == 1 || decided == 1 ? Outcome.Done : Outcome.TransferAmbiguous;
     }
+
+    /// <summary>An id that more homes used than this is ambiguous without being looked at in each.</summary>
+    const int HomesMax = 64;
 
     static Outcome? EndedAs(in Hold hold) => hold.Status switch
     {

@@ -13,6 +13,7 @@ public sealed partial class StateMachine
         if (before != 0) return Duplicate(before);
         Original original = command.Details!.Original!;
         Check.That(original.Sequence == sequence, "a reversal was given what it takes back");
+        Check.That(original.IsTransaction || original.Movements.Length == 1, "only a transaction has several postings");
         Check.That(!original.IsTransaction || command.AmountDigits == 0, "a transaction is reversed in full");
 
         // Undone last to first, so that whoever passed money on gets it back before it has to give it back.

@@ -235,6 +235,13 @@ public sealed partial class StateMachine(State state)
         if (refusal.Bound != 0) batch.Attach(AttachmentTag.Bound, refusal.Bound);
         if (refusal.About.Incoming != 0) batch.Attach(AttachmentTag.Incoming, refusal.About.Incoming);
         if (refusal.Requested is Int128 requested) batch.Attach(AttachmentTag.RequestedAmount, requested);
+        if (refusal.Movement.Currency == 0 && command.AmountDigits != 0)
+        {
+            // Of what is no hold not even the currency is known: the amount as it was written.
+            batch.Attach(AttachmentTag.RequestedAmount, command.AmountDigits);
+            batch.Attach(AttachmentTag.Decimals, (Int128)command.AmountScale);
+        }
+
         if (refusal.Steps.Length > 0) batch.Attach(refusal.Steps);
         if (refusal.Home is uint home) batch.Attach(AttachmentTag.Home, (Int128)home);
         uint attachment = batch.EndAttachment();

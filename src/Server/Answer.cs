@@ -46,7 +46,7 @@ public static class Answer
 
     public static void Write(Utf8JsonWriter json, Problem problem)
     {
-        json.WriteString("type", $"urn:purse:problem:{problem.Code}");
+        json.WriteString("type", problem.Type);
         json.WriteString("title", Problem.Codes[problem.Code].Title);
         json.WriteNumber("status", problem.Status);
         json.WriteString("detail", problem.Message);
@@ -83,7 +83,7 @@ public static class Answer
     }
 
     public static void WriteTransfer(
-        Utf8JsonWriter json, string status, string transactionId, string from, string to, string amount, string currency, long timeMicros, int partition, ulong sequence)
+        Utf8JsonWriter json, string status, Guid transactionId, string from, string to, string amount, string currency, long timeMicros, int partition, ulong sequence)
     {
         json.WriteString("transaction_id", transactionId);
         json.WriteString("status", status);

@@ -144,6 +144,8 @@ public sealed record ReasonBody
 [JsonSerializable(typeof(BalanceTransferBody))]
 [JsonSerializable(typeof(TransfersBody))]
 [JsonSerializable(typeof(TransactionBody))]
+[JsonSerializable(typeof(PostingBody))]
+[JsonSerializable(typeof(LimitsBody))]
 [JsonSerializable(typeof(AmountBody))]
 [JsonSerializable(typeof(ReverseBody))]
 [JsonSerializable(typeof(CurrencyBody))]

@@ -68,6 +68,8 @@ public sealed class Problem(string code, string detail, string outcome = "none")
 
     public string Outcome { get; } = outcome;
 
+    public string Type => $"urn:purse:problem:{Code}";
+
     public int Status => Codes[Code].Status;
 
     /// <summary>Whether the same id may be sent again.</summary>

@@ -40,7 +40,7 @@ public static class Query
     public static Problem SystemAccount(AccountName account) =>
         new("account_malformed", $"'{account}' is a system account: it needs no opening, and cannot be limited, frozen or closed.");
 
-    public static UInt128 TransactionId(string text) => Guid.TryParseExact(text, "D", out Guid id)
+    public static UInt128 TransactionId(string text) => text.Length == 36 && Guid.TryParseExact(text, "D", out Guid id)
         ? Answer.FromGuid(id)
         : throw new Problem("transaction_id_malformed", $"The transaction id is '{Shorten(text)}'; it must be a UUID such as 0198c0de-0000-7000-8000-000000000001.");
 

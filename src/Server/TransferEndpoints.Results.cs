@@ -20,7 +20,7 @@ sealed partial class TransferEndpoints
             case < Outcome.FromAccountNotFound or Outcome.StorageFull:
                 return new Result(Problem.From(decision.Outcome, body.Currency), null, false);
             default:
-                Problem refusal = Refusal(decision, body.FromAccount, body.ToAccount, body.TransactionId, readers.State);
+                Problem refusal = Refusal(decision, body.FromAccount, body.ToAccount, command.TransactionId, readers.State);
                 return new Result(command.DryRun ? refusal.With("dry_run", true) : refusal, null, false);
         }
     }
@@ -67,7 +67,8 @@ sealed partial class TransferEndpoints
                 if (about.Event.TransactionId != command.OriginalId) differing.Add("original_id");
                 // Without an amount, all that was held was meant.
                 bool allMeant = command.AmountDigits == 0 && (about.Event.Kind != EventKind.Held || about.Event.Amount == e.Amount);
-                if (command.Kind == CommandKind.Capture && !allMeant && !sameAmount && e.Currency != 0) differing.Add("amount");
+                bool sameAsWritten = command.AmountDigits == (attachment.Integer(AttachmentTag.RequestedAmount) ?? 0) && command.AmountScale == (attachment.Integer(AttachmentTag.Decimals) ?? 0);
+                if (command.Kind == CommandKind.Capture && (e.Currency == 0 ? !sameAsWritten : !allMeant && !sameAmount)) differing.Add("amount");
                 // Without an amount, all that was left was meant, which another reversal may have changed since.
                 bool wasGiven = attachment.TryGet(AttachmentTag.RequestedAmount, out _);
                 if (command.Kind == CommandKind.Reverse && (wasGiven != (command.AmountDigits != 0) || (wasGiven && !sameAmount))) differing.Add("amount");
@@ -108,9 +109,14 @@ sealed partial class TransferEndpoints
     /// <summary>What an id moved, or was to move; all postings of a transaction.</summary>
     static Movement[] MovementsOf(RecordedEvent first, EventReaders readers)
     {
-        if (first.Event.Kind == EventKind.TransferRejected && first.Event.Count > 0) return first.Attachment.Postings();
         // The refusal to capture what is no hold says only that: the parties are those of what it was about.
-        while (first.Event.Counterparty == 0) first = readers.Read(first.Event.Link);
+        if (first.Event.Counterparty == 0)
+        {
+            while (first.Event.Counterparty == 0) first = readers.Read(first.Event.Link);
+            return MovementsOf(first, readers)[..1];
+        }
+
+        if (first.Event.Kind == EventKind.TransferRejected && first.Event.Count > 0) return first.Attachment.Postings();
         int count = Math.Max((int)first.Event.Count, 1);
         Movement[] movements = new Movement[count];
         for (int i = 0; i < count; i++)
@@ -131,11 +137,11 @@ sealed partial class TransferEndpoints
         return JsonElement.DeepEquals(element, document.RootElement);
     }
 
-    Problem Refusal(in Decision decision, string from, string to, string transactionId, State state)
+    Problem Refusal(in Decision decision, string from, string to, UInt128 transactionId, State state)
     {
         Balance about = new() { Posted = decision.Posted, Held = decision.Held, Incoming = decision.Incoming };
         return Problem.From(decision.Outcome, from, to, decision.Currency, decision.Amount, about, decision.Bound, state)
-            .With("transaction_id", transactionId).With("position", Answer.Position(partition.Number, decision.LastSequence));
+            .With("transaction_id", Answer.ToGuid(transactionId).ToString()).With("position", Answer.Position(partition.Number, decision.LastSequence));
     }
 
     /// <summary>A refusal as it was recorded; the same as it was answered first.</summary>
@@ -153,7 +159,7 @@ sealed partial class TransferEndpoints
             Incoming = rejected.Attachment.Integer(AttachmentTag.Incoming) ?? 0,
             Bound = rejected.Attachment.Integer(AttachmentTag.Bound) ?? 0,
         };
-        Problem problem = Refusal(decision, NameOf(e.Account, readers.State), NameOf(e.Counterparty, readers.State), Answer.ToGuid(e.TransactionId).ToString(), readers.State);
+        Problem problem = Refusal(decision, NameOf(e.Account, readers.State), NameOf(e.Counterparty, readers.State), e.TransactionId, readers.State);
         if (e.Count > 0) problem.With("posting", (int)e.Index);
         return e.Link == 0 ? problem : problem.With("original_id", Answer.ToGuid(readers.Read(e.Link).Event.TransactionId).ToString());
     }
@@ -164,7 +170,7 @@ sealed partial class TransferEndpoints
     void WriteTransfer(Utf8JsonWriter json, BalanceTransferBody body, in Command command, in Decision decision, EventReaders readers)
     {
         Answer.WriteTransfer(
-            json, command.Pending ? "pending" : "completed", body.TransactionId, body.FromAccount, body.ToAccount,
+            json, command.Pending ? "pending" : "completed", Answer.ToGuid(command.TransactionId), body.FromAccount, body.ToAccount,
             Amount.Format(decision.Amount, readers.State.Decimals(decision.Currency)), body.Currency,
             decision.TimeMicros, partition.Number, decision.LastSequence);
         if (command.ExpiresInSeconds != 0) json.WriteString("expires_at", Answer.Time(decision.TimeMicros + command.ExpiresInSeconds * 1_000_000L));
@@ -173,7 +179,7 @@ sealed partial class TransferEndpoints
 
     void WriteTransaction(Utf8JsonWriter json, TransactionBody body, in Command command, in Decision decision, EventReaders readers)
     {
-        json.WriteString("transaction_id", body.TransactionId);
+        json.WriteString("transaction_id", Answer.ToGuid(command.TransactionId));
         json.WriteString("status", "completed");
         json.WriteStartArray("postings");
         for (int i = 0; i < body.Postings.Length; i++)
@@ -203,7 +209,7 @@ sealed partial class TransferEndpoints
         {
             (uint payer, uint payee, uint currency, Int128 amount) = movements[0];
             Answer.WriteTransfer(
-                json, status, Answer.ToGuid(e.TransactionId).ToString(), NameOf(payer, state), NameOf(payee, state),
+                json, status, Answer.ToGuid(e.TransactionId), NameOf(payer, state), NameOf(payee, state),
                 Amount.Format(amount, state.Decimals(currency)), state.CurrencyCode(currency), first.TimeMicros, partition.Number, LastOf(first));
         }
         else

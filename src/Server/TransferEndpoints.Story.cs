@@ -8,6 +8,10 @@ namespace Purse.Server;
 /// <summary>What became of an id.</summary>
 sealed partial class TransferEndpoints
 {
+    /// <summary>A story tells of so many reversals, the last ones, and names so many homes.</summary>
+    const int ReversalsMax = 100;
+    const int HomesMax = 100;
+
     /// <summary>What the state knows of an id in one home.</summary>
     sealed record Found(ulong Sequence, Hold? Hold, List<Reversal> Reversals);
 
@@ -27,7 +31,7 @@ sealed partial class TransferEndpoints
         EventReaders readers = Readers();
         if (read.Result.Count > 1)
         {
-            throw new Problem("transfer_ambiguous", $"{read.Result.Count} accounts used the id {Answer.ToGuid(id)}. Name one with ?account=.")
+            throw new Problem("transfer_ambiguous", $"{(read.Result.Count < HomesMax ? read.Result.Count : "Many")} accounts used the id {Answer.ToGuid(id)}. Name one with ?account=.")
                 .With("accounts", read.Result.Select(one => HomeOf(readers.Read(one.Sequence), readers.State)).ToList());
         }
 
@@ -36,7 +40,7 @@ sealed partial class TransferEndpoints
 
     static List<Found> Find(State state, UInt128 id, AccountName? home)
     {
-        if (home is not AccountName name) return [.. state.Ids.FindAll(id).Select(one => Found(one.Sequence))];
+        if (home is not AccountName name) return [.. state.Ids.FindAll(id, HomesMax).Select(one => Found(one.Sequence))];
         // Between two system accounts the id belongs to neither.
         uint number = name.IsSystem ? 0 : state.Names.Find(name);
         ulong sequence = number == 0 && !name.IsSystem ? 0 : state.Ids.Find(number, id);
@@ -46,11 +50,16 @@ sealed partial class TransferEndpoints
         {
             Hold? hold = state.Holds.Find(sequence) is >= 0 and int index ? state.Holds[index] : null;
             // Of a hold, what takes back its capture.
-            return new Found(sequence, hold, state.Reversals.Of(hold?.EndSequence ?? sequence));
+            return new Found(sequence, hold, state.Reversals.Of(hold?.EndSequence ?? sequence, ReversalsMax));
         }
     }
 
-    static string HomeOf(RecordedEvent first, State state) => NameOf(StateMachine.HomeOf(state, first.Event, first.Attachment), state);
+    /// <summary>What to give as <c>?account=</c>: between two system accounts either of them does.</summary>
+    static string HomeOf(RecordedEvent first, State state)
+    {
+        uint home = StateMachine.HomeOf(state, first.Event, first.Attachment);
+        return NameOf(home == 0 ? first.Event.Account : home, state);
+    }
 
     void WriteStory(Utf8JsonWriter json, Found found, EventReaders readers)
     {
@@ -78,8 +87,8 @@ sealed partial class TransferEndpoints
         {
             if (first.Event.Count == 0)
             {
-                Int128 reversed = reversals.Aggregate(Int128.Zero, (sum, one) => sum + one.Event.Amount);
-                json.WriteString("reversed_amount", Amount.Format(reversed, readers.State.Decimals(first.Event.Currency)));
+                Int128 moved = end?.Event.Amount ?? first.Event.Amount;
+                json.WriteString("reversed_amount", Amount.Format(moved - found.Reversals[^1].Left, readers.State.Decimals(first.Event.Currency)));
             }
 
             json.WriteStartArray("reversed_by");

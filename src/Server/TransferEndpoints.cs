@@ -174,7 +174,7 @@ sealed partial class TransferEndpoints(Partition partition)
             case < Outcome.FromAccountNotFound or Outcome.StorageFull:
                 throw AtPosting(decision.Posting, Problem.From(decision.Outcome, refused.Currency));
             default:
-                Problem refusal = Refusal(decision, refused.FromAccount, refused.ToAccount, body.TransactionId, readers.State).With("posting", decision.Posting);
+                Problem refusal = Refusal(decision, refused.FromAccount, refused.ToAccount, command.TransactionId, readers.State).With("posting", decision.Posting);
                 await Answer.WriteAsync(http, command.DryRun ? refusal.With("dry_run", true) : refusal);
                 return;
         }

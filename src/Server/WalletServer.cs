@@ -26,6 +26,9 @@ public sealed record WalletServerOptions
     public PartitionOptions Partition { get; init; } = new();
 
     public Action<string> Log { get; init; } = static _ => { };
+
+    /// <summary>For tests: a disk that fails on command, in place of a partition's own.</summary>
+    internal Func<int, IDisk>? Disk { get; init; }
 }
 
 /// <summary>What the operator asked for cannot be done; the message says why and what to do.</summary>
@@ -70,7 +73,7 @@ public sealed class WalletServer : IAsyncDisposable
         try
         {
             if (folder.PartitionsCount != 1) throw new StartException($"{folder.Root} was made for {folder.PartitionsCount} partitions; this version serves 1. Use the version that made it.");
-            partition = Partition.Start(0, folder.Disk(0), options.Partition, TimeProvider.System, options.Log);
+            partition = Partition.Start(0, options.Disk?.Invoke(0) ?? folder.Disk(0), options.Partition, TimeProvider.System, options.Log);
             WalletServer server = new(Build(listen, partition, options.Log), folder, partition);
             await server._app.StartAsync();
             server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
@@ -133,6 +136,7 @@ public sealed class WalletServer : IAsyncDisposable
         new AccountEndpoints(partition, TimeProvider.System).Map(app);
         new CurrencyEndpoints(partition).Map(app);
         new EventEndpoints(partition, stopping).Map(app);
+        OpenApi.Map(app);
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
         app.MapGet("/readyz", http => ReadyAsync(http, partition, stopping));
         return app;

@@ -109,6 +109,34 @@ public sealed class StateMachineTests
         }
     }
 
+    /// <summary>Excludes: an id that a hostile caller uses in very many homes, and every look-up walks them all.</summary>
+    [Fact]
+    public void One_id_in_many_homes_is_found_in_each()
+    {
+        TransactionIds ids = new(7);
+        for (uint home = 0; home < 50_000; home++)
+        {
+            ids.Add(home, 1, home + 1);
+            if (home < 20) ids.Add(home, 2, 100_000 + home);
+        }
+
+        using MemoryStream written = new();
+        ids.Write(new BinaryWriter(written));
+        TransactionIds read = new(8);
+        read.Read(new BinaryReader(new MemoryStream(written.ToArray())));
+        using MemoryStream again = new();
+        read.Write(new BinaryWriter(again));
+        Assert.Equal(written.ToArray(), again.ToArray());
+        foreach (TransactionIds one in new[] { ids, read })
+        {
+            for (uint home = 0; home < 50_000; home++) Assert.Equal(home + 1, one.Find(home, 1));
+            for (uint home = 0; home < 30; home++) Assert.Equal(home < 20 ? 100_000 + home : 0u, one.Find(home, 2));
+            Assert.Equal(0ul, one.Find(50_000, 1));
+            Assert.Equal(20, one.FindAll(2, 100).Select(found => found.Home).Distinct().Count());
+            Assert.Equal(65, one.FindAll(1, 65).Count);
+        }
+    }
+
     [Fact]
     public void No_field_of_the_ledger_holds_money_as_a_fraction()
     {

@@ -42,7 +42,7 @@ sealed class TestLedger
     {
         (Event e, _, byte[] attachments) = _events[(int)sequence - 1];
         if (e.Kind == EventKind.TransferRejected && e.Count > 0) return new Original(sequence, new Attachment(e.Attachment, attachments, []).Postings(), false, true);
-        if (e.Counterparty == 0) return OriginalAt(e.Link) with { Sequence = sequence, HasMoved = false, IsTransaction = false };
+        if (e.Counterparty == 0) return new Original(sequence, OriginalAt(e.Link).Movements[..1], false, false);
         Movement[] movements = [.. Enumerable.Range(0, Math.Max((int)e.Count, 1)).Select(i => _events[(int)sequence - 1 + 2 * i].Event).Select(one => new Movement(one.Account, one.Counterparty, one.Currency, one.Amount))];
         return new Original(sequence, movements, e.Kind is EventKind.Debited or EventKind.Captured, e.Count > 0);
     }

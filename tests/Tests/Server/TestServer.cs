@@ -19,9 +19,19 @@ sealed class TestServer : IAsyncDisposable
 
     public Uri Address => _server.Address;
 
-    public static async Task<TestServer> StartAsync()
+    public WalletServer Server => _server;
+
+    /// <summary>Every request through this class, and its answer, is held against the OpenAPI document.</summary>
+    public ContractChecker Contract { get; } = new();
+
+    /// <summary>In place of the folder's own disk.</summary>
+    public IDisk? Disk { get; init; }
+
+    public int QueuedCommandsMax { get; init; } = 65_536;
+
+    public static async Task<TestServer> StartAsync(IDisk? disk = null, int queuedCommandsMax = 65_536)
     {
-        TestServer test = new();
+        TestServer test = new() { Disk = disk, QueuedCommandsMax = queuedCommandsMax };
         await test.RestartAsync();
         return test;
     }
@@ -34,7 +44,8 @@ sealed class TestServer : IAsyncDisposable
         {
             DataFolder = Data,
             Listen = "http://127.0.0.1:0",
-            Partition = new PartitionOptions { Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 }, EventsPerBlockMax = 1024 },
+            Disk = Disk is null ? null : _ => Disk,
+            Partition = new PartitionOptions { QueuedCommandsMax = QueuedCommandsMax, Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 }, EventsPerBlockMax = 1024 },
         });
         Client = new HttpClient { BaseAddress = _server.Address };
     }
@@ -56,8 +67,12 @@ sealed class TestServer : IAsyncDisposable
     {
         using HttpResponseMessage response = await Client.SendAsync(request);
         string text = await response.Content.ReadAsStringAsync();
+        JsonElement body = text.Length == 0 ? default : JsonDocument.Parse(text).RootElement;
+        string path = request.RequestUri!.IsAbsoluteUri ? request.RequestUri.PathAndQuery : request.RequestUri.OriginalString;
+        string? sent = request.Content?.Headers.ContentLength < 100_000 ? await request.Content.ReadAsStringAsync() : null;
+        Contract.Check(request.Method.Method, path, sent, (int)response.StatusCode, response.Content.Headers.ContentType?.MediaType ?? "", body);
         return new Response(
-            (int)response.StatusCode, text.Length == 0 ? default : JsonDocument.Parse(text).RootElement,
+            (int)response.StatusCode, body,
             response.Headers.Concat(response.Content.Headers).ToDictionary(h => h.Key, h => string.Join(',', h.Value), StringComparer.OrdinalIgnoreCase));
     }
 

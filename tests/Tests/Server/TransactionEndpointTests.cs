@@ -192,6 +192,53 @@ public sealed class TransactionEndpointTests
         static string? StoryPosition(Response story) => story.Body.GetProperty("events")[0].GetProperty("position").GetString();
     }
 
+    /// <summary>Excludes: a partition that a strange chain of requests stops. A void of a refused transaction has no parties of its own.</summary>
+    [Fact]
+    public async Task What_was_refused_about_a_refused_transaction_is_told_and_not_reversed()
+    {
+        await using TestServer server = await StartAsync();
+        Guid refused = Guid.NewGuid(), release = Guid.NewGuid(), back = Guid.NewGuid(), again = Guid.NewGuid();
+        (await TransactAsync(server, refused, "alice bob 1.00 USD; bob carol 500.00 USD")).IsProblem(422, "insufficient_funds");
+        (await server.PostAsync($"/v1/wallet/transfers/{refused}/void", $$"""{"transaction_id":"{{release}}"}""")).IsProblem(422, "not_a_hold");
+        await server.OpenAsync("dave", "0");
+        await server.TransferAsync("@world", "dave", "7");
+        Assert.Equal("not_a_hold", (await StoryAsync(server, release)).Code);
+        (await ReverseAsync(server, release, back, "1.00")).IsProblem(422, "exceeds_reversible_amount");
+        Response story = await StoryAsync(server, back);
+        Assert.Equal(("bob", "alice", "1.00", release.ToString()), (story.Text("from_account"), story.Text("to_account"), story.Text("amount"), story.Text("original_id")));
+        (await ReverseAsync(server, back, again)).IsProblem(422, "exceeds_reversible_amount");
+        (await ReverseAsync(server, refused, Guid.NewGuid())).IsProblem(422, "exceeds_reversible_amount");
+        Assert.Equal("100.00", await server.BalanceAsync("alice"));
+    }
+
+    [Fact]
+    public async Task An_id_is_the_same_in_capitals_and_a_refused_capture_remembers_its_amount()
+    {
+        await using TestServer server = await StartAsync();
+        Guid id = Guid.NewGuid(), capture = Guid.NewGuid();
+        string Body(string written) => $$"""{"from_account":"alice","to_account":"bob","amount":"1.00","currency":"USD","transaction_id":"{{written}}"}""";
+        Response first = await server.PostAsync("/v1/wallet/balance_transfer", Body(id.ToString().ToUpperInvariant()));
+        Assert.Equal(id.ToString(), first.Text("transaction_id"));
+        Assert.Equal(first.Body.GetRawText(), (await server.PostAsync("/v1/wallet/balance_transfer", Body(id.ToString()))).Body.GetRawText());
+        (await server.PostAsync("/v1/wallet/balance_transfer", Body($" {id}"))).IsProblem(400, "transaction_id_malformed");
+        Task<Response> Capture(string amount) => server.PostAsync($"/v1/wallet/transfers/{id}/capture", $$"""{"transaction_id":"{{capture}}"{{amount}}}""");
+        (await Capture(",\"amount\":\"5.00\"")).IsProblem(422, "not_a_hold");
+        (await Capture(",\"amount\":\"5\"")).IsProblem(422, "not_a_hold");
+        (await Capture(",\"amount\":\"6\"")).IsProblem(409, "transaction_id_reused");
+        (await Capture("")).IsProblem(409, "transaction_id_reused");
+    }
+
+    [Fact]
+    public async Task A_transfer_reversed_very_often_still_tells_a_short_story()
+    {
+        await using TestServer server = await StartAsync();
+        Guid id = Guid.NewGuid();
+        await server.TransferAsync("alice", "bob", "30.00", id: id);
+        for (int i = 0; i < 120; i++) Assert.Equal(200, (await ReverseAsync(server, id, Guid.NewGuid(), "0.10")).Status);
+        Response story = await StoryAsync(server, id);
+        Assert.Equal(("completed", "12.00", 100, 202), (story.Text("status"), story.Text("reversed_amount"), story.Body.GetProperty("reversed_by").GetArrayLength(), story.Body.GetProperty("events").GetArrayLength()));
+    }
+
     [Fact]
     public async Task The_same_id_in_two_homes_is_told_apart_by_the_account()
     {

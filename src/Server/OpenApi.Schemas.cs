@@ -1,0 +1,240 @@
+using System.Text.Json.Nodes;
+using System.Text.Json.Serialization.Metadata;
+
+namespace Purse.Server;
+
+/// <summary>What answers hold, the members of requests in words, and the examples.</summary>
+public static partial class OpenApi
+{
+    const string Introduction =
+        "Money is a decimal string in the currency's major unit, never a JSON number. Times are RFC 3339 in UTC with microseconds. Unknown and doubled members are refused. " +
+        "Every refusal is `application/problem+json` with a `code`; `retryable` says whether the same id may be sent again, `outcome` what became of the request: `none`, `applied` or `unknown`. " +
+        "A refusal that depends on state (404, 422, `hold_*`, `already_reversed`) is final under its `transaction_id`. " +
+        "Accounts with a leading `@` are system accounts: they stand for money outside, need no opening and may go below zero.";
+
+    const string TransferRequestExample =
+        """{"from_account": "alice", "to_account": "bob", "amount": "12.34", "currency": "USD", "transaction_id": "0198c0de-0000-7000-8000-000000000001", "description": "lunch", "metadata": {"order": "A-17"}}""";
+
+    const string TransferExample =
+        """{"transaction_id": "0198c0de-0000-7000-8000-000000000001", "status": "completed", "from_account": "alice", "to_account": "bob", "amount": "12.34", "currency": "USD", "completed_at": "2026-11-23T04:00:00.123456Z", "position": "0:1234"}""";
+
+    const string RejectedExample =
+        """{"transaction_id": "0198c0de-0000-7000-8000-000000000002", "status": "rejected", "code": "to_account_not_found", "http_status": 404, "detail": "No account 'bob' was opened.", "retryable": false, "outcome": "none", "position": "0:1235"}""";
+
+    const string TransactionRequestExample =
+        """{"transaction_id": "0198c0de-0000-7000-8000-000000000001", "postings": [{"from_account": "alice", "to_account": "shop", "amount": "12.34", "currency": "USD"}, {"from_account": "shop", "to_account": "@fees", "amount": "0.34", "currency": "USD"}]}""";
+
+    const string TransactionExample =
+        """{"transaction_id": "0198c0de-0000-7000-8000-000000000001", "status": "completed", "postings": [{"from_account": "alice", "to_account": "shop", "amount": "12.34", "currency": "USD"}, {"from_account": "shop", "to_account": "@fees", "amount": "0.34", "currency": "USD"}], "completed_at": "2026-11-23T04:00:00.123456Z", "position": "0:1234"}""";
+
+    const string CaptureExample =
+        """{"transaction_id": "0198c0de-0000-7000-8000-000000000003", "status": "completed", "from_account": "alice", "to_account": "shop", "amount": "10.00", "currency": "USD", "completed_at": "2026-11-23T04:00:00.123456Z", "position": "0:1238", "original_id": "0198c0de-0000-7000-8000-000000000001"}""";
+
+    const string ReversalExample =
+        """{"transaction_id": "0198c0de-0000-7000-8000-000000000004", "status": "completed", "from_account": "bob", "to_account": "alice", "amount": "2.34", "currency": "USD", "completed_at": "2026-11-23T04:00:00.123456Z", "position": "0:1240", "original_id": "0198c0de-0000-7000-8000-000000000001"}""";
+
+    const string EventExample =
+        """{"position": "0:1233", "time": "2026-11-23T04:00:00.123456Z", "kind": "debited", "account": "alice", "counterparty": "bob", "currency": "USD", "amount": "12.34", "posted": "87.66", "held": "0.00", "transaction_id": "0198c0de-0000-7000-8000-000000000001", "previous": "0:1200"}""";
+
+    const string StoryExample =
+        $$"""{"transaction_id": "0198c0de-0000-7000-8000-000000000001", "status": "completed", "from_account": "alice", "to_account": "bob", "amount": "12.34", "currency": "USD", "completed_at": "2026-11-23T04:00:00.123456Z", "position": "0:1234", "events": [{{EventExample}}]}""";
+
+    const string AccountExample =
+        """{"account": "alice", "status": "open", "limits": {"USD": {"min_balance": "-100.00", "max_balance": "1000.00"}}, "metadata": {"tier": "gold"}, "balances": {"USD": {"posted": "87.66", "held": "0.00", "available": "87.66"}}, "position": "0:1234"}""";
+
+    const string BalanceExample = """{"account": "alice", "currency": "USD", "posted": "87.66", "held": "0.00", "available": "87.66", "position": "0:1234"}""";
+
+    /// <summary>The members of requests, by name; a name means the same wherever it comes.</summary>
+    static readonly Dictionary<string, string> Members = new(StringComparer.Ordinal)
+    {
+        ["account"] = """{"type": "string", "description": "1 to 64 of A-Z a-z 0-9 . _ : / -, beginning with a letter or digit.", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"}""",
+        ["from_account"] = $$"""{"type": "string", "description": "The payer; a system account such as @world for a deposit.", "pattern": "{{AccountPattern}}"}""",
+        ["to_account"] = $$"""{"type": "string", "description": "The payee; a system account such as @world for a withdrawal.", "pattern": "{{AccountPattern}}"}""",
+        ["amount"] = """{"type": "string", "description": "Digits with at most one point, greater than 0, in the currency's major unit; no more decimals than the currency has.", "pattern": "^[0-9]+(\\.[0-9]+)?$"}""",
+        ["currency"] = """{"type": "string", "description": "A code of ISO 4217, or one that was registered.", "pattern": "^[A-Z0-9]{3,8}$"}""",
+        ["transaction_id"] = """{"type": "string", "format": "uuid", "description": "Chosen by the caller, one for each intent, remembered for ever."}""",
+        ["description"] = """{"type": "string", "description": "For people.", "maxLength": 256}""",
+        ["metadata"] = """{"type": "object", "description": "Any JSON object, up to 2 KiB as sent.", "additionalProperties": true}""",
+        ["pending"] = """{"type": "boolean", "description": "Hold the money instead of moving it."}""",
+        ["expires_in"] = """{"type": "integer", "description": "Of a hold: seconds until it is given back by itself.", "minimum": 1, "maximum": 31536000}""",
+        ["up_to"] = """{"type": "boolean", "description": "Move what is available, up to the amount; the answer says how much that was."}""",
+        ["dry_run"] = """{"type": "boolean", "description": "Give the answer that it would get now, and record nothing."}""",
+        ["transfers"] = """{"type": "array", "description": "Decided in order.", "maxItems": 10000}""",
+        ["postings"] = """{"type": "array", "description": "In order.", "minItems": 1, "maxItems": 64}""",
+        ["limits"] = """{"type": "object", "description": "By currency."}""",
+        ["min_balance"] = """{"type": "string", "description": "The lowest that may be available; below 0 it is an overdraft.", "pattern": "^-?[0-9]+(\\.[0-9]+)?$"}""",
+        ["max_balance"] = """{"type": "string", "description": "The highest that may be posted.", "pattern": "^-?[0-9]+(\\.[0-9]+)?$"}""",
+        ["direction"] = """{"type": "string", "enum": ["debit", "credit", "both"]}""",
+        ["reason"] = """{"type": "string", "description": "Kept with the event.", "maxLength": 256}""",
+        ["decimals"] = """{"type": "integer", "minimum": 0, "maximum": 18}""",
+    };
+
+    const string AccountPattern = "^@?[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$";
+
+    static JsonObject Schemas()
+    {
+        JsonObject schemas = [];
+        foreach (JsonTypeInfo body in Operations.Select(operation => operation.Body).OfType<JsonTypeInfo>().Append(BodyJson.Default.PostingBody).Append(BodyJson.Default.LimitsBody).Distinct())
+            schemas[NameOf(body.Type)] = SchemaOf(body);
+
+        (string, JsonNode)[] parties = [("from_account", Account()), ("to_account", Account()), ("amount", Money()), ("currency", Currency())];
+        (string, JsonNode)[] partiesAgain() => [.. parties.Select(one => (one.Item1, one.Item2.DeepClone()))];
+        (string, JsonNode)[] done(params string[] statuses) =>
+            [("transaction_id", Uuid()), ("status", Enum(statuses)), ("completed_at", Time("When it was decided.")), ("position", Position("The last event of it."))];
+        JsonNode expiresAt() => Time("Of a hold: when it is given back by itself.");
+        JsonNode originalId() => Uuid("Of a capture, void or reversal: what it is about.");
+        JsonNode dryRun() => Flag("Nothing was recorded; position is the last event that the answer rests on.");
+        JsonNode postings() => Array("Posting");
+
+        schemas["Posting"] = Object(partiesAgain());
+        schemas["Transfer"] = Object([.. done("completed", "pending"), .. partiesAgain()], [("expires_at", expiresAt()), ("original_id", originalId()), ("dry_run", dryRun()), ("idempotent_replayed", Flag("Among many transfers: the answer was given before."))]);
+        schemas["Transaction"] = Object([.. done("completed"), ("postings", postings())], [("original_id", originalId()), ("dry_run", dryRun())]);
+        schemas["Rejected"] = Object(
+            [
+                ("transaction_id", Text("As it was sent.")), ("status", Enum("rejected")), ("code", Code()), ("http_status", Integer("The status it would have alone.")), ("detail", Text("For people.")),
+                ("retryable", Flag("Whether the same id may be sent again.")), ("outcome", Outcome()),
+            ],
+            [.. FiguresOfTransfers(), ("dry_run", Flag("Nothing was recorded.")), ("idempotent_replayed", Flag("The answer was given before."))]);
+        schemas["Transfers"] = Object([("transfers", new JsonObject { ["type"] = "array", ["items"] = new JsonObject { ["oneOf"] = new JsonArray(Ref("schemas", "Transfer"), Ref("schemas", "Rejected")) } })]);
+        schemas["TransferStory"] = Object(
+            [.. done("completed", "pending", "captured", "voided", "expired", "rejected", "reversed"), ("events", Array("Event"))],
+            [
+                .. partiesAgain(), ("postings", postings()), ("expires_at", expiresAt()), ("original_id", originalId()), ("description", Text("As it was given.")), ("metadata", Anything()),
+                ("requested_amount", Money("Of up_to: what was asked for, where less was moved.")),
+                ("captured_amount", Money("Of a hold: what was captured of it.")), ("ended_by", Uuid("Of a hold: the capture or void that ended it.")),
+                ("reversed_amount", Money("What was taken back so far.")), ("reversed_by", new JsonObject { ["type"] = "array", ["items"] = Uuid() }),
+                ("code", Code()), ("http_status", Integer("Of a refusal.")), ("detail", Text("Of a refusal.")), ("posting", Integer("Of a refused transaction: the lowest refused posting, from 0.")),
+            ]);
+        schemas["Figures"] = Object([("posted", Money("All that came less all that went.")), ("held", Money("Set aside by holds.")), ("available", Money("posted less held."))]);
+        schemas["Limits"] = Object([], [("min_balance", Money()), ("max_balance", Money())]);
+        schemas["Account"] = Object(
+            [
+                ("account", Account()), ("status", Enum("open", "frozen", "closed")), ("limits", Map("Limits")), ("balances", Map("Figures")),
+                ("position", Position("All of it is as of this event.")),
+            ],
+            [
+                ("metadata", Anything()),
+                ("frozen", Object([("direction", Enum("debit", "credit", "both")), ("by", Text("Who.")), ("since", Time())], [("reason", Text("Why."))])),
+            ]);
+        schemas["Balance"] = Object(
+            [("account", Account()), ("currency", Currency()), ("posted", Money()), ("held", Money()), ("available", Money()), ("position", Position("As of this event."))],
+            [("as_of", Time("As it was asked for.")), ("event", Ref("schemas", "Event"))]);
+        schemas["History"] = Object([("events", Array("Event")), ("next_cursor", new JsonObject { ["type"] = new JsonArray("string", "null"), ["description"] = "For the next page; null after the last." })]);
+        schemas["Currency"] = Object([("currency", Currency()), ("decimals", Integer("Of its minor unit."))]);
+        schemas["Currencies"] = Object([("currencies", Array("Currency"))]);
+        schemas["Status"] = Object([("status", Enum("alive", "ready"))]);
+        schemas["Event"] = Object(
+            [("position", Position()), ("time", Time()), ("kind", Enum([.. System.Enum.GetValues<Ledger.EventKind>().Where(kind => kind != Ledger.EventKind.None).Select(EventJson.KindName)]))],
+            [
+                ("account", Account()), ("counterparty", Account()), ("currency", Currency()), ("decimals", Integer("Of a registered currency.")), ("amount", Money()),
+                ("requested_amount", Money("Where another amount was asked for.")), ("posted", Money("After it.")), ("held", Money("After it.")),
+                ("transaction_id", Uuid()), ("hold", Position("The held event that it is about.")), ("reverses", Position("The first event of what it takes back.")),
+                ("posting", Integer("Its number within its transaction, from 0.")), ("postings", postings()), ("expires_at", Time()), ("previous", Position("This balance's event before.")),
+                ("code", Code()), ("direction", Enum("debit", "credit", "both")), ("by", Text("Who.")), ("reason", Text("Why.")), ("description", Text("As it was given.")),
+                ("metadata", Anything()), ("limits", Map("Limits")),
+            ]);
+        schemas["Problem"] = Object(
+            [
+                ("type", new JsonObject { ["type"] = "string", ["format"] = "uri" }), ("title", Text("The code in words.")), ("status", Integer("The HTTP status.")), ("detail", Text("What was wrong, with what value.")), ("code", Code()),
+                ("retryable", Flag("Whether the same id may be sent again.")), ("outcome", Outcome()),
+            ],
+            Figures());
+        return schemas;
+    }
+
+    /// <summary>What explains the refusal of a transfer, beside its code.</summary>
+    static (string, JsonNode)[] FiguresOfTransfers() =>
+    [
+        ("position", Position("The refusal's event.")),
+        ("available", Money()), ("required", Money()), ("posted", Money()), ("held", Money()), ("incoming", Money()), ("min_balance", Money()), ("max_balance", Money()), ("bound", Money()),
+        ("differing", new JsonObject { ["type"] = "array", ["items"] = Text("A member that differs from the first use of the id.") }),
+    ];
+
+    /// <summary>The same, and what explains all others.</summary>
+    static (string, JsonNode)[] Figures() =>
+    [
+        .. FiguresOfTransfers(), ("transaction_id", Text("The refused id.")), ("original_id", Uuid("What it was about.")), ("posting", Integer("The lowest refused posting, from 0.")),
+        ("held_amount", Money()), ("reversible_amount", Money()),
+        ("accounts", new JsonObject { ["type"] = "array", ["items"] = Text("An account that used the id; empty for system accounts.") }), ("account", Account()), ("currency", Currency()),
+        ("decimals", Integer("Of the currency that is there.")), ("dry_run", Flag("Nothing was recorded.")),
+    ];
+
+    static JsonObject Parameters()
+    {
+        JsonObject Parameter(string name, string where, string description, JsonObject schema, bool required = false) =>
+            new() { ["name"] = name, ["in"] = where, ["description"] = description, ["required"] = required, ["schema"] = schema };
+        return new JsonObject
+        {
+            ["id"] = Parameter("id", "path", "A transaction id.", Uuid(), required: true),
+            ["accountOfPath"] = Parameter("account", "path", "An account, percent-encoded.", Account(), required: true),
+            ["home"] = Parameter("account", "query", "The account that the id belongs to, where several used it.", Account()),
+            ["currency"] = Parameter("currency", "query", "Such as USD.", Currency(), required: true),
+            ["as_of"] = Parameter("as_of", "query", "The balance at this time, inclusive.", Time()),
+            ["at"] = Parameter("at", "query", "The balance after this event.", Position()),
+            ["min_position"] = Parameter("min_position", "query", "Wait until the answer shows this event.", Position()),
+            ["source"] = Parameter("source", "query", "Where the answer comes from.", Enum("partition")),
+            ["limit"] = Parameter("limit", "query", "How many events.", new JsonObject { ["type"] = "integer", ["minimum"] = 1, ["maximum"] = 1000, ["default"] = 50 }),
+            ["cursor"] = Parameter("cursor", "query", "Where the page before ended.", Text("Opaque.")),
+            ["order"] = Parameter("order", "query", "Newest first by default.", Enum("asc", "desc")),
+            ["from"] = Parameter("from", "query", "Events at or after this time.", Time()),
+            ["to"] = Parameter("to", "query", "Events at or before this time.", Time()),
+            ["after"] = Parameter("after", "query", "The last event that was seen; 0:0 is the beginning.", Position()),
+            ["partition"] = Parameter("partition", "query", "Events of this partition only.", new JsonObject { ["type"] = "integer", ["minimum"] = 0 }),
+            ["live"] = Parameter("live", "query", "false ends the answer after the last event.", new JsonObject { ["type"] = "boolean", ["default"] = true }),
+            ["timeout"] = Parameter("X-Request-Timeout-Ms", "header", "Bounds the wait.", new JsonObject { ["type"] = "integer", ["minimum"] = 1, ["maximum"] = 600_000, ["default"] = 10_000 }),
+            ["requestId"] = Parameter("X-Request-Id", "header", "Comes back with the answer.", new JsonObject { ["type"] = "string", ["maxLength"] = 128 }),
+        };
+    }
+
+    static JsonObject Headers() => new()
+    {
+        ["X-Request-Id"] = new JsonObject { ["description"] = "The caller's, or one made here.", ["schema"] = new JsonObject { ["type"] = "string" } },
+        ["Idempotent-Replayed"] = new JsonObject { ["description"] = "true where the answer was given before.", ["schema"] = new JsonObject { ["type"] = "string", ["const"] = "true" } },
+        ["Retry-After"] = new JsonObject { ["description"] = "Seconds.", ["schema"] = new JsonObject { ["type"] = "integer" } },
+    };
+
+    static JsonObject Object((string Name, JsonNode Schema)[] required, (string Name, JsonNode Schema)[]? optional = null)
+    {
+        JsonObject properties = [];
+        foreach ((string name, JsonNode schema) in required.Concat(optional ?? [])) properties[name] = schema;
+        JsonObject json = new() { ["type"] = "object", ["properties"] = properties };
+        if (required.Length > 0) json["required"] = new JsonArray([.. required.Select(member => member.Name)]);
+        return json;
+    }
+
+    static JsonObject Described(JsonObject schema, string? description)
+    {
+        if (description is not null) schema["description"] = description;
+        return schema;
+    }
+
+    static JsonObject Text(string description) => new() { ["type"] = "string", ["description"] = description };
+
+    static JsonObject Uuid(string? description = null) => Described(new JsonObject { ["type"] = "string", ["format"] = "uuid" }, description);
+
+    static JsonObject Money(string? description = null) => Described(new JsonObject { ["type"] = "string", ["pattern"] = "^-?[0-9]+(\\.[0-9]+)?$" }, description);
+
+    static JsonObject Time(string? description = null) => Described(new JsonObject { ["type"] = "string", ["format"] = "date-time" }, description);
+
+    static JsonObject Position(string? description = null) => Described(new JsonObject { ["type"] = "string", ["pattern"] = "^[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*$" }, description);
+
+    static JsonObject Account() => new() { ["type"] = "string", ["pattern"] = AccountPattern };
+
+    static JsonObject Currency() => new() { ["type"] = "string", ["pattern"] = "^[A-Z0-9]{3,8}$" };
+
+    static JsonObject Integer(string description) => new() { ["type"] = "integer", ["description"] = description };
+
+    static JsonObject Flag(string description) => new() { ["type"] = "boolean", ["description"] = description };
+
+    static JsonObject Anything() => new() { ["type"] = "object", ["additionalProperties"] = true, ["description"] = "As it was given." };
+
+    static JsonObject Enum(params string[] values) => new() { ["type"] = "string", ["enum"] = new JsonArray([.. values.Select(value => JsonValue.Create(value))]) };
+
+    static JsonObject Outcome() => Described(Enum("none", "applied", "unknown"), "What became of the request.");
+
+    static JsonObject Code() => Enum([.. Problem.Codes.Keys.Order(StringComparer.Ordinal)]);
+
+    static JsonObject Array(string schema) => new() { ["type"] = "array", ["items"] = Ref("schemas", schema) };
+
+    static JsonObject Map(string schema) => new() { ["type"] = "object", ["additionalProperties"] = Ref("schemas", schema), ["description"] = "By currency." };
+}
