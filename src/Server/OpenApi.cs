@@ -74,36 +74,36 @@ public static partial class OpenApi
     /// <summary>In the order in which a newcomer meets them.</summary>
     static readonly Operation[] Operations =
     [
-        new("post", "/v1/wallet/balance_transfer", "transfer", "Moving money", "Move money from one account to another, or hold it")
+        new("post", "/v1/wallet/balance_transfer", "createTransfer", "Moving money", "Move money from one account to another, or hold it")
         {
             Description = "Answered when it is durable. The same transaction_id with the same meaning gets the original outcome, refusals included.",
             Body = BodyJson.Default.BalanceTransferBody, BodyExample = TransferRequestExample, Answer = ["Transfer"], AnswerExample = TransferExample, Codes = CodesOfTransfers, IsIdempotent = true,
         },
-        new("post", "/v1/wallet/transfers", "transferMany", "Moving money", "Up to 10 000 independent transfers, with an outcome each")
+        new("post", "/v1/wallet/transfers", "createTransfers", "Moving money", "Up to 10 000 independent transfers, with an outcome each")
         {
             Description = "Decided in order; each gets the outcome it would get alone. A body of the wrong form refuses all of them.",
             Body = BodyJson.Default.TransfersBody, BodyExample = $$"""{"transfers": [{{TransferRequestExample}}]}""", Answer = ["Transfers"],
             AnswerExample = $$"""{"transfers": [{{TransferExample}}, {{RejectedExample}}]}""", Codes = ["too_many_transfers"],
         },
-        new("post", "/v1/wallet/transactions", "transact", "Moving money", "1 to 64 postings, all or nothing")
+        new("post", "/v1/wallet/transactions", "createTransaction", "Moving money", "1 to 64 postings, all or nothing")
         {
             Description = "In order: what an earlier posting brings, a later one may spend. A refusal names the lowest refused posting.",
             Body = BodyJson.Default.TransactionBody, BodyExample = TransactionRequestExample, Answer = ["Transaction"], AnswerExample = TransactionExample,
             Codes = [.. CodesOfTransfers, "too_many_postings"], IsIdempotent = true,
         },
-        new("post", "/v1/wallet/transfers/{id}/capture", "capture", "Moving money", "Move the money of a hold, all or part of it; the rest is released")
+        new("post", "/v1/wallet/transfers/{id}/capture", "captureHold", "Moving money", "Move the money of a hold, all or part of it; the rest is released")
         {
             Body = BodyJson.Default.AmountBody, BodyExample = """{"transaction_id": "0198c0de-0000-7000-8000-000000000003", "amount": "10.00"}""", Query = ["account"],
             Answer = ["Transfer"], AnswerExample = CaptureExample, IsIdempotent = true,
             Codes = [.. CodesOfAmounts, .. CodesOfOriginals, "transaction_id_reused", "hold_already_captured", "hold_already_voided", "hold_expired", "not_a_hold", "exceeds_held_amount", .. CodesOfPayees],
         },
-        new("post", "/v1/wallet/transfers/{id}/void", "void", "Moving money", "Give back the money of a hold")
+        new("post", "/v1/wallet/transfers/{id}/void", "voidHold", "Moving money", "Give back the money of a hold")
         {
             Body = BodyJson.Default.VoidBody, BodyExample = """{"transaction_id": "0198c0de-0000-7000-8000-000000000003"}""", Query = ["account"],
             Answer = ["Transfer"], AnswerExample = CaptureExample, IsIdempotent = true,
             Codes = [.. CodesOfOriginals, "transaction_id_reused", "hold_already_captured", "hold_already_voided", "hold_expired", "not_a_hold"],
         },
-        new("post", "/v1/wallet/transfers/{id}/reverse", "reverse", "Moving money", "Take back a transfer or a capture, all or part of it, or a whole transaction")
+        new("post", "/v1/wallet/transfers/{id}/reverse", "reverseTransfer", "Moving money", "Take back a transfer or a capture, all or part of it, or a whole transaction")
         {
             Description = "The opposite transfer, linked to the first. Its payer must have the money; nothing is taken back twice.",
             Body = BodyJson.Default.ReverseBody, BodyExample = """{"transaction_id": "0198c0de-0000-7000-8000-000000000004", "amount": "2.34", "description": "one was broken"}""", Query = ["account"],
@@ -124,25 +124,25 @@ public static partial class OpenApi
         {
             Query = ["min_position", "source"], Answer = ["Account"], AnswerExample = AccountExample, Codes = CodesOfAccounts,
         },
-        new("put", "/v1/wallet/accounts/{account}/limits", "setLimits", "Accounts", "Replace an account's limits")
+        new("put", "/v1/wallet/accounts/{account}/limits", "setAccountLimits", "Accounts", "Replace an account's limits")
         {
             Description = "Limits bind new commands only. Those not named end.",
             Body = BodyJson.Default.SetLimitsBody, BodyExample = """{"limits": {"USD": {"max_balance": "1000.00"}}}""", Answer = ["Account"], AnswerExample = AccountExample, Codes = [.. CodesOfAccounts, .. CodesOfLimits],
         },
-        new("put", "/v1/wallet/accounts/{account}/metadata", "setMetadata", "Accounts", "Replace an account's metadata")
+        new("put", "/v1/wallet/accounts/{account}/metadata", "setAccountMetadata", "Accounts", "Replace an account's metadata")
         {
             Body = BodyJson.Default.SetMetadataBody, BodyExample = """{"metadata": {"tier": "gold"}}""", Answer = ["Account"], AnswerExample = AccountExample, Codes = CodesOfAccounts,
         },
-        new("post", "/v1/wallet/accounts/{account}/freeze", "freeze", "Accounts", "Stop debits, credits or both")
+        new("post", "/v1/wallet/accounts/{account}/freeze", "freezeAccount", "Accounts", "Stop debits, credits or both")
         {
             Description = "A second freeze adds its direction to the first. What was promised (captures) is never refused for the payer's sake.",
             Body = BodyJson.Default.FreezeBody, BodyExample = """{"direction": "debit", "reason": "court order"}""", Answer = ["Account"], AnswerExample = AccountExample, Codes = CodesOfAccounts,
         },
-        new("post", "/v1/wallet/accounts/{account}/unfreeze", "unfreeze", "Accounts", "End all freezes")
+        new("post", "/v1/wallet/accounts/{account}/unfreeze", "unfreezeAccount", "Accounts", "End all freezes")
         {
             Body = BodyJson.Default.ReasonBody, BodyExample = """{"reason": "settled"}""", BodyMayBeEmpty = true, Answer = ["Account"], AnswerExample = AccountExample, Codes = CodesOfAccounts,
         },
-        new("post", "/v1/wallet/accounts/{account}/close", "close", "Accounts", "Close an empty account for good")
+        new("post", "/v1/wallet/accounts/{account}/close", "closeAccount", "Accounts", "Close an empty account for good")
         {
             Description = "It must have nothing posted, held or promised.",
             Body = BodyJson.Default.ReasonBody, BodyExample = """{"reason": "moved away"}""", BodyMayBeEmpty = true, Answer = ["Account"], AnswerExample = AccountExample,
