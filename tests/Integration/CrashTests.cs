@@ -7,18 +7,22 @@ using Purse.Cli;
 namespace Purse.Integration;
 
 /// <summary>
-/// Kills the server process with SIGKILL under load, at random moments, again and again. Clients write down what was acknowledged; then:
-/// nothing acknowledged is lost, nothing is applied twice, sums are zero, <c>verify</c> passes, and a replay equals the served state.
+/// Kills the server process with SIGKILL under a load of every kind of command, at random moments, again and again. Clients write down what
+/// was acknowledged; then: nothing acknowledged is lost, nothing is applied twice, no hold leaked, sums are zero, <c>verify</c> passes, and a
+/// replay equals the served state.
 /// </summary>
 public sealed class CrashTests
 {
     const int Kills = 20;
-    const int Clients = 16;
-    const int Accounts = 12;
+    const int Clients = 64;
+    const int Accounts = 10;
 
-    /// <summary>What a client was told about an id: the answer's status and body.</summary>
+    /// <summary>What a client was told about an id: the answer's status and body. Of one among many, what it would have got alone.</summary>
     readonly ConcurrentDictionary<Guid, (int Status, string Body, string Path, string Request)> _acknowledged = new();
     readonly ConcurrentDictionary<Guid, string> _unanswered = new();
+
+    /// <summary>Ids of dry runs: nothing may be known of them.</summary>
+    readonly ConcurrentBag<Guid> _tried = [];
 
     [Fact]
     public async Task Nothing_acknowledged_is_lost_and_nothing_is_applied_twice()
@@ -104,59 +108,136 @@ public sealed class CrashTests
     {
         Random random = new(seed);
         using HttpClient http = new() { Timeout = TimeSpan.FromSeconds(20) };
+        // What this client moved, to be taken back now and then.
+        List<(Guid Id, bool IsTransaction)> moved = [];
         while (!end.IsCancellationRequested)
         {
             try
             {
-                if (random.Next(50) == 0) await ChangeAsync(http, address(), random);
-                int from = random.Next(Accounts), to = (from + 1 + random.Next(Accounts - 1)) % Accounts;
-                Guid id = Guid.NewGuid();
-                // Amounts are large enough for some to be refused: refusals are acknowledged for ever as well.
-                string body = Body(id, $"a{from}", $"a{to}", $"{random.Next(0, 80)}.{random.Next(1, 100):00}");
-                bool pending = random.Next(4) == 0;
-                // Every hold ends: by capture, by void, or when it is due.
-                if (pending) body = body[..^1] + ",\"pending\":true,\"expires_in\":1}";
-                _unanswered[id] = body;
-                await SendAsync(http, address(), id, body);
-                if (!pending || random.Next(3) == 0) continue;
-                Guid endId = Guid.NewGuid();
-                bool capture = random.Next(2) == 0;
-                string endBody = capture && random.Next(2) == 0 ? $$"""{"transaction_id":"{{endId}}","amount":"0.01"}""" : $$"""{"transaction_id":"{{endId}}"}""";
-                _unanswered[endId] = endBody;
-                await SendAsync(http, address(), endId, endBody, $"/v1/wallet/transfers/{id}/{(capture ? "capture" : "void")}");
+                switch (random.Next(40))
+                {
+                    case 0:
+                        await ChangeAsync(http, address(), random);
+                        break;
+                    case < 6:
+                        await TransactAsync(http, address(), random, moved);
+                        break;
+                    case < 12 when moved.Count > 0:
+                        await ReverseAsync(http, address(), random, moved);
+                        break;
+                    case < 15:
+                        await SendManyAsync(http, address(), random);
+                        break;
+                    case 15:
+                        Guid tried = Guid.NewGuid();
+                        _tried.Add(tried);
+                        (await http.PostAsync(new Uri(address(), "/v1/wallet/balance_transfer"), Json(Transfer(tried, random, ",\"dry_run\":true")))).Dispose();
+                        break;
+                    default:
+                        await TransferAsync(http, address(), random, moved);
+                        break;
+                }
             }
             catch (Exception e) when (e is HttpRequestException or TaskCanceledException)
             {
-                await Task.Delay(5, CancellationToken.None);
+                await Task.Delay(20, CancellationToken.None);
             }
         }
     }
 
-    async Task SendAsync(HttpClient http, Uri address, Guid id, string body, string path = "/v1/wallet/balance_transfer")
+    /// <summary>Amounts are large enough for some to be refused: refusals are acknowledged for ever as well.</summary>
+    static string Transfer(Guid id, Random random, string more = "")
     {
-        using StringContent content = new(body, System.Text.Encoding.UTF8, "application/json");
+        int from = random.Next(Accounts), to = (from + 1 + random.Next(Accounts - 1)) % Accounts;
+        return Body(id, $"a{from}", $"a{to}", $"{random.Next(0, 80)}.{random.Next(1, 100):00}")[..^1] + more + "}";
+    }
+
+    static StringContent Json(string body) => new(body, System.Text.Encoding.UTF8, "application/json");
+
+    async Task TransferAsync(HttpClient http, Uri address, Random random, List<(Guid Id, bool IsTransaction)> moved)
+    {
+        Guid id = Guid.NewGuid();
+        bool pending = random.Next(4) == 0;
+        // Every hold ends: by capture, by void, or when it is due.
+        string body = Transfer(id, random, (pending ? ",\"pending\":true,\"expires_in\":1" : "") + (random.Next(8) == 0 ? ",\"up_to\":true" : ""));
+        int status = await SendAsync(http, address, id, body);
+        if (!pending && status == 200) moved.Add((id, false));
+        if (!pending || random.Next(3) == 0) return;
+        Guid endId = Guid.NewGuid();
+        bool capture = random.Next(2) == 0;
+        string endBody = capture && random.Next(2) == 0 ? $$"""{"transaction_id":"{{endId}}","amount":"0.01"}""" : $$"""{"transaction_id":"{{endId}}"}""";
+        if (await SendAsync(http, address, endId, endBody, $"/v1/wallet/transfers/{id}/{(capture ? "capture" : "void")}") == 200 && capture) moved.Add((endId, false));
+    }
+
+    /// <summary>Through a third: the second posting spends what the first one brings.</summary>
+    async Task TransactAsync(HttpClient http, Uri address, Random random, List<(Guid Id, bool IsTransaction)> moved)
+    {
+        Guid id = Guid.NewGuid();
+        int from = random.Next(Accounts);
+        string amount = $"{random.Next(0, 60)}.{random.Next(1, 100):00}";
+        IEnumerable<string> postings = Enumerable.Range(0, 1 + random.Next(4)).Select(i => Body(id, $"a{(from + i) % Accounts}", $"a{(from + i + 1) % Accounts}", amount).Replace($",\"transaction_id\":\"{id}\"", "", StringComparison.Ordinal));
+        if (await SendAsync(http, address, id, $$"""{"transaction_id":"{{id}}","postings":[{{string.Join(',', postings)}}]}""", "/v1/wallet/transactions") == 200) moved.Add((id, true));
+    }
+
+    /// <summary>In full or in part; a transaction in full. What took something back can be taken back itself.</summary>
+    async Task ReverseAsync(HttpClient http, Uri address, Random random, List<(Guid Id, bool IsTransaction)> moved)
+    {
+        (Guid original, bool isTransaction) = moved[random.Next(moved.Count)];
+        Guid id = Guid.NewGuid();
+        string amount = isTransaction || random.Next(2) == 0 ? "" : ",\"amount\":\"0.01\"";
+        if (await SendAsync(http, address, id, $$"""{"transaction_id":"{{id}}"{{amount}}}""", $"/v1/wallet/transfers/{original}/reverse") == 200) moved.Add((id, isTransaction));
+    }
+
+    async Task SendManyAsync(HttpClient http, Uri address, Random random)
+    {
+        (Guid Id, string Body)[] items = [.. Enumerable.Range(0, 1 + random.Next(20)).Select(_ => Guid.NewGuid()).Select(id => (id, Transfer(id, random)))];
+        foreach ((Guid id, string body) in items) _unanswered[id] = body;
+        using HttpResponseMessage response = await http.PostAsync(new Uri(address, "/v1/wallet/transfers"), Json($$"""{"transfers":[{{string.Join(',', items.Select(one => one.Body))}}]}"""));
+        string text = await response.Content.ReadAsStringAsync();
+        Assert.True(response.StatusCode is HttpStatusCode.OK or HttpStatusCode.ServiceUnavailable, text);
+        if (response.StatusCode != HttpStatusCode.OK) return;
+        using JsonDocument answers = JsonDocument.Parse(text);
+        foreach (((Guid id, string body), JsonElement answer) in items.Zip(answers.RootElement.GetProperty("transfers").EnumerateArray()))
+        {
+            int status = answer.TryGetProperty("http_status", out JsonElement refused) ? refused.GetInt32() : 200;
+            if (status == 503) continue;
+            _acknowledged[id] = (status, status == 200 ? answer.GetRawText() : "", "/v1/wallet/balance_transfer", body);
+            _unanswered.TryRemove(id, out _);
+        }
+    }
+
+    /// <returns>The status; 0 where there is no final answer.</returns>
+    async Task<int> SendAsync(HttpClient http, Uri address, Guid id, string body, string path = "/v1/wallet/balance_transfer")
+    {
+        _unanswered[id] = body;
+        using StringContent content = Json(body);
         using HttpResponseMessage response = await http.PostAsync(new Uri(address, path), content);
         string text = await response.Content.ReadAsStringAsync();
         Assert.True(
             response.StatusCode is HttpStatusCode.OK or HttpStatusCode.UnprocessableEntity or HttpStatusCode.Conflict or HttpStatusCode.NotFound or HttpStatusCode.ServiceUnavailable,
             $"{(int)response.StatusCode}: {text}");
         // Not found: the hold itself was lost with its answer never given; nothing is remembered of that.
-        if (response.StatusCode is HttpStatusCode.ServiceUnavailable or HttpStatusCode.NotFound) return;
+        if (response.StatusCode is HttpStatusCode.ServiceUnavailable or HttpStatusCode.NotFound) return 0;
         _acknowledged[id] = ((int)response.StatusCode, text, path, body);
         _unanswered.TryRemove(id, out _);
+        return (int)response.StatusCode;
     }
 
     static async Task ChangeAsync(HttpClient http, Uri address, Random random)
     {
-        string account = $"/v1/wallet/accounts/a{random.Next(Accounts)}";
-        (HttpMethod method, string path, string body) = random.Next(4) switch
+        const string accounts = "/v1/wallet/accounts";
+        string account = $"{accounts}/a{random.Next(Accounts)}", other = $"b{random.Next(50)}";
+        (HttpMethod method, string path, string body) = random.Next(7) switch
         {
-            0 => (HttpMethod.Post, "/freeze", """{"direction":"debit","reason":"test"}"""),
-            1 => (HttpMethod.Put, "/limits", """{"limits":{"USD":{"max_balance":"500.00"}}}"""),
-            2 => (HttpMethod.Put, "/metadata", """{"metadata":{"n":1}}"""),
-            _ => (HttpMethod.Post, "/unfreeze", "{}"),
+            0 => (HttpMethod.Post, $"{account}/freeze", """{"direction":"debit","reason":"test"}"""),
+            1 => (HttpMethod.Put, $"{account}/limits", """{"limits":{"USD":{"max_balance":"500.00"}}}"""),
+            2 => (HttpMethod.Put, $"{account}/metadata", """{"metadata":{"n":1}}"""),
+            3 => (HttpMethod.Post, accounts, $$"""{"account":"{{other}}"}"""),
+            4 => (HttpMethod.Post, $"{accounts}/{other}/close", "{}"),
+            5 => (HttpMethod.Post, "/v1/wallet/currencies", $$"""{"currency":"GEM{{random.Next(10)}}","decimals":3}"""),
+            _ => (HttpMethod.Post, $"{account}/unfreeze", "{}"),
         };
-        using HttpRequestMessage request = new(method, new Uri(address, account + path)) { Content = new StringContent(body, System.Text.Encoding.UTF8, "application/json") };
+        using HttpRequestMessage request = new(method, new Uri(address, path)) { Content = Json(body) };
         (await http.SendAsync(request)).Dispose();
     }
 
@@ -171,7 +252,8 @@ public sealed class CrashTests
             using StringContent content = new(request, System.Text.Encoding.UTF8, "application/json");
             using HttpResponseMessage again = await http.PostAsync(path, content, CancellationToken.None);
             Assert.True(again.Headers.Contains("Idempotent-Replayed"), $"{id} was acknowledged and is not remembered (seed {seed})");
-            Assert.Equal((status, body), ((int)again.StatusCode, await again.Content.ReadAsStringAsync(CancellationToken.None)));
+            string text = await again.Content.ReadAsStringAsync(CancellationToken.None);
+            Assert.Equal((status, body), ((int)again.StatusCode, body.Length == 0 ? "" : text));
         });
 
         // Those without an answer happened once or not at all, and the server knows which.
@@ -181,6 +263,12 @@ public sealed class CrashTests
             using HttpResponseMessage story = await http.GetAsync($"/v1/wallet/transfers/{id}");
             Assert.True(story.StatusCode is HttpStatusCode.OK or HttpStatusCode.NotFound);
             if (story.StatusCode == HttpStatusCode.OK) happened++;
+        }
+
+        foreach (Guid id in _tried)
+        {
+            using HttpResponseMessage story = await http.GetAsync($"/v1/wallet/transfers/{id}");
+            Assert.Equal(HttpStatusCode.NotFound, story.StatusCode);
         }
 
         // No hold leaks: all are due within a second.
@@ -204,7 +292,7 @@ public sealed class CrashTests
             .ToDictionary(b => b.GetProperty("account").GetString()!, b => b.GetProperty("posted").GetString()!);
         Assert.Equal(served, fromReplay);
 
-        // Each id once in the journal: one debit and one credit, or one refusal.
+        // Each id once in the journal: one debit and one credit (of each posting), or one refusal.
         (int exit, string export, _) = await PurseProcess.RunAsync("export", "--data", data, "--format", "jsonl");
         Assert.Equal(0, exit);
         Dictionary<string, int> kinds = [];
@@ -212,7 +300,8 @@ public sealed class CrashTests
         {
             using JsonDocument e = JsonDocument.Parse(line);
             if (!e.RootElement.TryGetProperty("transaction_id", out JsonElement id)) continue;
-            string key = $"{id.GetString()} {e.RootElement.GetProperty("kind").GetString()}";
+            string posting = e.RootElement.TryGetProperty("posting", out JsonElement index) ? $" {index.GetInt32()}" : "";
+            string key = $"{id.GetString()} {e.RootElement.GetProperty("kind").GetString()}{posting}";
             kinds[key] = kinds.GetValueOrDefault(key) + 1;
         }
 
