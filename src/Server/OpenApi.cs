@@ -195,13 +195,26 @@ public static partial class OpenApi
             http.Response.ContentLength = Bytes.Value.Length;
             await http.Response.BodyWriter.WriteAsync(Bytes.Value, http.RequestAborted);
         });
-        // The page's script comes with the package: nothing is loaded from elsewhere.
+        // The page's script comes with the package: nothing is loaded from elsewhere, and nothing is sent there.
         routes.MapScalarApiReference("/docs", options =>
         {
             options.Title = "Purse";
             options.OpenApiRoutePattern = "/openapi/v1.json";
             options.DefaultFonts = false;
             options.Telemetry = false;
+            options.HideClientButton = true;
+            options.ShowDeveloperTools = DeveloperToolsVisibility.Never;
+            options.Agent = new ScalarAgentOptions { Disabled = true };
+            options.Mcp = new ScalarMcpOptions { Disabled = true };
+        }).Add(static endpoint =>
+        {
+            RequestDelegate next = endpoint.RequestDelegate!;
+            endpoint.RequestDelegate = http =>
+            {
+                http.Response.Headers.ContentSecurityPolicy =
+                    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'";
+                return next(http);
+            };
         });
     }
 

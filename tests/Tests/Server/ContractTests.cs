@@ -75,7 +75,9 @@ public sealed partial class ContractTests
     {
         await using TestServer server = await TestServer.StartAsync();
         Assert.Equal(OpenApi.Utf8.ToArray(), await server.Client.GetByteArrayAsync("/openapi/v1.json"));
-        string page = await server.Client.GetStringAsync("/docs");
+        using HttpResponseMessage answer = await server.Client.GetAsync("/docs");
+        string page = await answer.Content.ReadAsStringAsync();
+        Assert.Contains("connect-src 'self'", answer.Headers.GetValues("Content-Security-Policy").Single(), StringComparison.Ordinal);
         Assert.Contains("openapi/v1.json", page, StringComparison.Ordinal);
         // All that the page loads comes from this server.
         Assert.DoesNotContain("https://", page, StringComparison.Ordinal);
