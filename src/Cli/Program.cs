@@ -19,6 +19,7 @@ RootCommand root = new("A digital-wallet ledger server: money moves between acco
     JournalCommands.Replay(),
     JournalCommands.Verify(),
     JournalCommands.Export(),
+    SimulateCommand.Create(),
     BenchCommand.Create(),
     BenchCommand.CreateEcho(),
 };

@@ -314,6 +314,8 @@ public sealed class FileJournal : IDisposable
             if (Volatile.Read(ref _nextFile) is not null) return true;
             try
             {
+                // A deposed writer must not put zeros in the place of its successor's segment.
+                ConfirmEpoch();
                 Volatile.Write(ref _nextFile, Allocate(_disk, Volatile.Read(ref _segment) + 1, _options));
                 _isFull = false;
             }
@@ -424,18 +426,28 @@ public sealed class FileJournal : IDisposable
         return block;
     }
 
+    /// <summary>
+    /// Throws where another writer has taken the partition over. May be called from any thread. What was true before this call was true of
+    /// the partition: an answer given after it is not a deposed writer's.
+    /// </summary>
+    public void ConfirmEpoch() => CheckEpoch(Epoch);
+
     /// <summary>The lock on the data folder is the first fence; this one holds where a lock is not kept (a network file system).</summary>
     void CheckEpoch(ulong epoch)
     {
         ulong current = ReadEpoch(_epochFile);
-        if (epoch != Epoch || current > Epoch)
+        // Any other epoch, also none that can be read: whoever is not sure to own the partition does not.
+        if (epoch != Epoch || current != Epoch)
             throw new FencedException($"Epoch {epoch} of partition {_partition} is over: epoch {Math.Max(current, Epoch)} owns it now.");
     }
 
-    static ulong ReadEpoch(IDiskFile file)
+    /// <summary>The higher of two slots that are written in turn: a write that is cut short leaves the epoch before it.</summary>
+    static ulong ReadEpoch(IDiskFile file) => Math.Max(ReadEpoch(file, 0), ReadEpoch(file, 1));
+
+    static ulong ReadEpoch(IDiskFile file, ulong slot)
     {
         Span<byte> bytes = stackalloc byte[16];
-        if (file.Read(bytes, 0) < bytes.Length) return 0;
+        if (file.Read(bytes, (long)slot * AlignmentBytes) < bytes.Length) return 0;
         ulong epoch = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
         return XxHash3.HashToUInt64(bytes[..8]) == BinaryPrimitives.ReadUInt64LittleEndian(bytes[8..]) ? epoch : 0;
     }
@@ -445,7 +457,7 @@ public sealed class FileJournal : IDisposable
         Span<byte> bytes = stackalloc byte[16];
         BinaryPrimitives.WriteUInt64LittleEndian(bytes, epoch);
         BinaryPrimitives.WriteUInt64LittleEndian(bytes[8..], XxHash3.HashToUInt64(bytes[..8]));
-        file.Write(bytes, 0);
+        file.Write(bytes, ReadEpoch(file, 0) < ReadEpoch(file, 1) ? 0 : AlignmentBytes);
         file.Flush();
     }
 

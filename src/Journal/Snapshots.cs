@@ -29,6 +29,9 @@ public struct SnapshotHeader
 public sealed class Snapshots(IDisk disk, int partition)
 {
     public const string Folder = "snapshots";
+
+    public int Partition => partition;
+
     const int Kept = 2;
 
     public void Write(ulong sequence, ulong blockNumber, Hash256 blockHash, Action<Stream> writeState)

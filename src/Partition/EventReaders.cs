@@ -38,6 +38,36 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
 
     public RecordedEvent Read(ulong sequence) => With(reader => Read(reader, sequence));
 
+    /// <summary>What an id moved, or was to move; all postings of a transaction.</summary>
+    /// <param name="first">The event that the id is remembered by.</param>
+    public Movement[] MovementsOf(RecordedEvent first)
+    {
+        // The refusal to capture what is no hold says only that: the parties are those of what it was about.
+        if (first.Event.Counterparty == 0)
+        {
+            while (first.Event.Counterparty == 0) first = Read(first.Event.Link);
+            return MovementsOf(first)[..1];
+        }
+
+        if (first.Event.Kind == EventKind.TransferRejected && first.Event.Count > 0) return first.Attachment.Postings();
+        int count = Math.Max((int)first.Event.Count, 1);
+        Movement[] movements = new Movement[count];
+        for (int i = 0; i < count; i++)
+        {
+            RecordedEvent one = i == 0 ? first : Read(first.Sequence + 2 * (ulong)i);
+            movements[i] = new Movement(one.Event.Account, one.Event.Counterparty, one.Event.Currency, one.Event.Amount);
+        }
+
+        return movements;
+    }
+
+    /// <summary>What a reversal must be told of the transfer that it takes back.</summary>
+    public Original ReadOriginal(ulong sequence)
+    {
+        RecordedEvent first = Read(sequence);
+        return new Original(sequence, MovementsOf(first), first.Event.Kind is EventKind.Debited or EventKind.Captured, first.Event.Count > 0);
+    }
+
     /// <summary>The chain of one balance, newest first, from an event that touches it.</summary>
     public IEnumerable<RecordedEvent> Backwards(ulong sequence)
     {

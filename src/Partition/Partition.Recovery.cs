@@ -3,60 +3,67 @@ using Purse.Ledger;
 
 namespace Purse.Partitions;
 
+/// <summary>A journal taken over, and the state that its events make.</summary>
+/// <param name="SnapshotSequence">Where the snapshot ends that spared the events before it, 0 without one.</param>
+public sealed record Recovered(FileJournal Journal, StateMachine Machine, ulong SnapshotSequence);
+
 public sealed partial class Partition
 {
-    /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>
     Serving Recover()
     {
         long started = Environment.TickCount64;
-        StateMachine machine = new(NewState());
-        Snapshots snapshots = new(_disk, Number);
+        (FileJournal journal, StateMachine machine, ulong snapshotSequence) = Recover(_disk, Number, _options.Journal, Random.Shared.NextInt64(), _log);
+        if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
+        _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshotSequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
+        _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
+        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros), new EventReaders(_disk, Number, journal, machine.State)) { SnapshotSequence = snapshotSequence };
+    }
+
+    /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>
+    /// <param name="tableSeed">Of the state; secret where callers choose names and ids.</param>
+    public static Recovered Recover(IDisk disk, int number, JournalOptions options, long tableSeed, Action<string> log)
+    {
+        StateMachine machine = new(new State(tableSeed));
+        Snapshots snapshots = new(disk, number);
         SnapshotHeader used = default;
         List<JournalFloor> floors = [];
         foreach (string name in snapshots.List().Reverse())
         {
-            if (used.Sequence == 0 && TryReadSnapshot(name, machine, out used, out StateMachine read)) machine = read;
+            if (used.Sequence == 0 && TryReadSnapshot(snapshots, name, tableSeed, log, out used) is StateMachine read) machine = read;
             // Every snapshot was made of what was durable: the journal must still have it.
             if (snapshots.TryReadHeader(name, out SnapshotHeader header)) floors.Add(new JournalFloor(header.BlockNumber, header.Sequence, header.BlockHash, name));
         }
 
         ulong snapshotNumber = used.BlockNumber;
-        FileJournal journal = FileJournal.Open(_disk, Number, _options.Journal, floors, (in Block block) =>
+        FileJournal journal = FileJournal.Open(disk, number, options, floors, (in Block block) =>
         {
             if (block.Header.Number > snapshotNumber) Apply(block, machine);
         });
-        if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
-        _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - used.Sequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
-        _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
-        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros), new EventReaders(_disk, Number, journal, machine.State)) { SnapshotSequence = used.Sequence };
+        return new Recovered(journal, machine, used.Sequence);
     }
 
-    static State NewState() => new(Random.Shared.NextInt64());
-
-    bool TryReadSnapshot(string name, StateMachine otherwise, out SnapshotHeader header, out StateMachine machine)
+    /// <summary>Null where it is not whole.</summary>
+    static StateMachine? TryReadSnapshot(Snapshots snapshots, string name, long tableSeed, Action<string> log, out SnapshotHeader header)
     {
-        Snapshots snapshots = new(_disk, Number);
-        machine = otherwise;
+        header = default;
         try
         {
-            State state = NewState();
+            State state = new(tableSeed);
             if (snapshots.TryReadHeader(name, out header))
             {
                 snapshots.Read(name, header, state.Read);
-                machine = new StateMachine(state);
-                if (state.LastSequence == header.Sequence) return true;
+                if (state.LastSequence == header.Sequence) return new StateMachine(state);
             }
 
-            _log($"Partition {Number}: {name} is passed over: it is not whole.");
+            log($"Partition {snapshots.Partition}: {name} is passed over: it is not whole.");
         }
         catch (Exception e) when (e is IOException or InvalidDataException or InvariantBrokenException)
         {
-            _log($"Partition {Number}: {name} is passed over: {e.Message}");
+            log($"Partition {snapshots.Partition}: {name} is passed over: {e.Message}");
         }
 
-        machine = otherwise;
         header = default;
-        return false;
+        return null;
     }
 
     /// <summary>Applies a block's events; the same for recovery, replay and verification.</summary>

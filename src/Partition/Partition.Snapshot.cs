@@ -18,7 +18,7 @@ public sealed partial class Partition
             {
                 try
                 {
-                    serving.SnapshotSequence = SnapshotBeside(serving);
+                    serving.SnapshotSequence = SnapshotBeside(_disk, Number, serving.Journal, serving.Readers, Random.Shared.NextInt64(), _log);
                 }
                 catch (Exception e) when (e is InvariantBrokenException or JournalDamagedException or InvalidDataException)
                 {
@@ -35,18 +35,19 @@ public sealed partial class Partition
             CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
     }
 
-    ulong SnapshotBeside(Serving serving)
+    /// <returns>Where the newest snapshot ends now.</returns>
+    public static ulong SnapshotBeside(IDisk disk, int partition, FileJournal journal, EventReaders readers, long tableSeed, Action<string> log)
     {
-        Snapshots snapshots = new(_disk, Number);
+        Snapshots snapshots = new(disk, partition);
         SnapshotHeader before = default;
-        StateMachine machine = new(NewState());
-        if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(name, machine, out before, out StateMachine read)) machine = read;
+        StateMachine machine = new(new State(tableSeed));
+        if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(snapshots, name, tableSeed, log, out before) is StateMachine read) machine = read;
 
         // Only up to what a later durable block vouches for: a snapshot never speaks of more than the journal can prove.
-        ulong marked = serving.Journal.MarkedNumber;
+        ulong marked = journal.MarkedNumber;
         using JournalReader reader = before.Sequence == 0
-            ? new JournalReader(_disk, Number, checkMerkleRoots: false)
-            : new JournalReader(_disk, Number, checkMerkleRoots: false, after: serving.Readers.Locate(before.Sequence));
+            ? new JournalReader(disk, partition, checkMerkleRoots: false)
+            : new JournalReader(disk, partition, checkMerkleRoots: false, after: readers.Locate(before.Sequence));
         ulong number = 0;
         Hash256 hash = default;
         while (reader.LastNumber < marked && reader.TryReadNext(out Block block))
@@ -64,9 +65,10 @@ public sealed partial class Partition
     void Stop(Serving serving)
     {
         Await(serving.Snapshotting);
-        Await(serving.Allocating);
         lock (_journalLock)
         {
+            // The journal's thread begins no other one while it waits for the lock.
+            Await(serving.Allocating);
             try
             {
                 // Its time binds the next life: no block gets one that an answer about the past has spoken of.

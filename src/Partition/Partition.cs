@@ -148,7 +148,7 @@ public sealed partial class Partition : IAsyncDisposable
         {
             if (serving.JournalFault is { } fault) throw new IOException(fault.Message, fault);
             serving.SeenFlushedSequence = serving.Journal.FlushedSequence;
-            core.Flushed(serving.SeenFlushedSequence);
+            Answer(serving);
             MaybeSnapshot(serving);
 
             // In this order: what was queued before the stop is seen before the partition takes itself to be idle.
@@ -156,12 +156,12 @@ public sealed partial class Partition : IAsyncDisposable
             bool idle = _queue.IsEmpty;
             if ((!idle || (serving.Journal.HasReserve && IsAnyDue(core))) && _freeBatches.TryTake(out EventBatch? batch))
             {
-                FillBlock(core, batch, serving.Journal.HasRoom, serving.Journal.HasReserve);
+                core.Fill(batch, NowMicros(), _queue, serving.Journal.HasRoom, serving.Journal.HasReserve);
                 if (batch.Count == 0)
                 {
                     // Only reads, or refusals that leave no event: they wait for what is in flight, or for nothing.
                     _freeBatches.Add(batch);
-                    core.Flushed(core.FlushedSequence);
+                    Answer(serving);
                 }
                 else
                 {
@@ -188,20 +188,14 @@ public sealed partial class Partition : IAsyncDisposable
 
     bool IsAnyDue(PartitionCore core) => core.State.Holds.FirstDue(NowMicros()) >= 0;
 
-    void FillBlock(PartitionCore core, EventBatch batch, bool hasRoom, bool hasReserve)
+    /// <summary>
+    /// Answers all that rests on what is durable. Only while this writer still owns the journal: one that lost it must not even say what it
+    /// has, or does not have.
+    /// </summary>
+    static void Answer(Serving serving)
     {
-        core.Open(batch, NowMicros());
-        hasRoom &= hasReserve;
-        bool mayDecide = !hasReserve || core.TryExpireDue();
-        while (mayDecide && _queue.TryPeek(out Request request))
-        {
-            if (request is CommandRequest commands && !core.TryExecute(commands, hasRoom, hasReserve)) break;
-            _queue.Remove(request);
-            if (request is ReadRequest read) core.Add(read);
-            if (!batch.HasRoom) break;
-        }
-
-        core.Seal();
+        if (serving.Core.WaitingCount > 0) serving.Journal.ConfirmEpoch();
+        serving.Core.Flushed(serving.SeenFlushedSequence);
     }
 
     long NowMicros() => (_clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;

@@ -27,22 +27,33 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
     public int WaitingCount => _waiting.Count;
 
     /// <summary>Begins a block. Its time is later than the last block's, and than every past that was told of.</summary>
-    public void Open(EventBatch batch, long nowMicros)
+    void Open(EventBatch batch, long nowMicros)
     {
         Check.That(_batch is null, "one block is made at a time");
         batch.Reset(State.LastSequence + 1, Math.Max(nowMicros, Math.Max(State.LastTimeMicros, AnsweredTimeMicros) + 1));
         _batch = batch;
     }
 
-    /// <summary>Frees the money of holds that are due; false where the block is full first, and nothing else may be decided in it.</summary>
-    public bool TryExpireDue() => machine.TryExpireDue(_batch!);
-
-    /// <summary>
-    /// Decides the commands of a request, in order. False where the block is full before its last one: the rest belongs in the next block.
-    /// </summary>
+    /// <summary>Makes one block: frees the money of holds that are due, then decides what waits in the queue, as much as fits.</summary>
     /// <param name="hasRoom">False when storage is full: nothing new is accepted.</param>
-    /// <param name="hasReserve">Whether there is still room for voids, which free money.</param>
-    public bool TryExecute(CommandRequest request, bool hasRoom, bool hasReserve)
+    /// <param name="hasReserve">Whether there is still room for voids and expiries, which free money.</param>
+    public void Fill(EventBatch batch, long nowMicros, RequestQueue queue, bool hasRoom, bool hasReserve)
+    {
+        Open(batch, nowMicros);
+        bool mayDecide = !hasReserve || machine.TryExpireDue(batch);
+        while (mayDecide && queue.TryPeek(out Request request))
+        {
+            if (request is CommandRequest commands && !TryExecute(commands, hasRoom && hasReserve, hasReserve)) break;
+            queue.Remove(request);
+            if (request is ReadRequest read) Add(read);
+            if (!batch.HasRoom) break;
+        }
+
+        Seal();
+    }
+
+    /// <summary>False where the block is full before the request's last command: the rest belongs in the next block.</summary>
+    bool TryExecute(CommandRequest request, bool hasRoom, bool hasReserve)
     {
         if (request.Next == 0 && !request.TryStart()) return true;
         while (request.Next < request.Count)
@@ -59,13 +70,13 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
     }
 
     /// <summary>Takes a read; it sees the state at the end of this block.</summary>
-    public void Add(ReadRequest request)
+    void Add(ReadRequest request)
     {
         if (request.TryStart()) _reads.Add(request);
     }
 
     /// <summary>Ends the block, which is empty where only reads came. It may be appended now.</summary>
-    public EventBatch Seal()
+    void Seal()
     {
         EventBatch batch = _batch!;
         _batch = null;
@@ -79,7 +90,6 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
         }
 
         _reads.Clear();
-        return batch;
     }
 
     /// <summary>All up to this sequence is durable: answers whoever waited for it.</summary>

@@ -60,7 +60,7 @@ sealed partial class TransferEndpoints
                 if (command.ExpiresInSeconds != expiresIn) differing.Add("expires_in");
                 break;
             case CommandKind.Transaction:
-                if (!IsSame(command.Details!.Postings!, MovementsOf(original, readers), state)) differing.Add("postings");
+                if (!IsSame(command.Details!.Postings!, readers.MovementsOf(original), state)) differing.Add("postings");
                 break;
             default:
                 RecordedEvent about = readers.Read(e.Link);
@@ -104,28 +104,6 @@ sealed partial class TransferEndpoints
         }
 
         return true;
-    }
-
-    /// <summary>What an id moved, or was to move; all postings of a transaction.</summary>
-    static Movement[] MovementsOf(RecordedEvent first, EventReaders readers)
-    {
-        // The refusal to capture what is no hold says only that: the parties are those of what it was about.
-        if (first.Event.Counterparty == 0)
-        {
-            while (first.Event.Counterparty == 0) first = readers.Read(first.Event.Link);
-            return MovementsOf(first, readers)[..1];
-        }
-
-        if (first.Event.Kind == EventKind.TransferRejected && first.Event.Count > 0) return first.Attachment.Postings();
-        int count = Math.Max((int)first.Event.Count, 1);
-        Movement[] movements = new Movement[count];
-        for (int i = 0; i < count; i++)
-        {
-            RecordedEvent one = i == 0 ? first : readers.Read(first.Sequence + 2 * (ulong)i);
-            movements[i] = new Movement(one.Event.Account, one.Event.Counterparty, one.Event.Currency, one.Event.Amount);
-        }
-
-        return movements;
     }
 
     static bool IsErased(Attachment attachment, AttachmentTag tag) => attachment.TryGet(tag, out _) && attachment.Erased(tag) is null;
@@ -204,7 +182,7 @@ sealed partial class TransferEndpoints
     {
         ref readonly Event e = ref first.Event;
         State state = readers.State;
-        Movement[] movements = MovementsOf(first, readers);
+        Movement[] movements = readers.MovementsOf(first);
         if (e.Count == 0)
         {
             (uint payer, uint payee, uint currency, Int128 amount) = movements[0];

@@ -244,8 +244,7 @@ sealed partial class TransferEndpoints(Partition partition)
             return;
         }
 
-        RecordedEvent first = readers.Read(find.Result.Original);
-        Original original = new(first.Sequence, MovementsOf(first, readers), first.Event.Kind is EventKind.Debited or EventKind.Captured, first.Event.Count > 0);
+        Original original = readers.ReadOriginal(find.Result.Original);
         if (original.IsTransaction && body.Amount is not null)
             throw new Problem("malformed_request", $"{Answer.ToGuid(command.OriginalId)} is a transaction, which is reversed in full: leave out amount.");
         command.Details = new CommandDetails { Description = description, Metadata = metadata, Original = original };

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text;
 using Purse.Journal;
 using Purse.Ledger;
+using Purse.Simulation;
 using Purse.Tests.Ledger;
 
 namespace Purse.Tests.Journal;

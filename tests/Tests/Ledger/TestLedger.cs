@@ -13,6 +13,9 @@ sealed class TestLedger
 
     public State State => Machine.State;
 
+    /// <summary>Of the last command; the next one comes a microsecond later.</summary>
+    public long TimeMicros => _timeMicros;
+
     public IReadOnlyList<(Event Event, long TimeMicros, byte[] Attachments)> Events => _events;
 
     /// <summary>Judge only.</summary>

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using Purse.Journal;
 using Purse.Ledger;
 using Purse.Partitions;
+using Purse.Simulation;
 using Purse.Tests.Journal;
 using Purse.Tests.Ledger;
 

@@ -5,6 +5,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using Purse.Server;
+using Purse.Simulation;
 using Purse.Tests.Journal;
 
 namespace Purse.Tests.Server;

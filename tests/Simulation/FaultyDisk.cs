@@ -1,12 +1,12 @@
 using Purse.Journal;
 
-namespace Purse.Tests.Journal;
+namespace Purse.Simulation;
 
 /// <summary>
 /// A disk in memory that does what real ones do at their worst: writes that are not flushed may be lost or torn at a power cut, page by
 /// page; names are not durable before their folder is flushed; writes and flushes fail on command; it fills up; it can be slow.
 /// </summary>
-sealed class FaultyDisk : IDisk
+public sealed class FaultyDisk : IDisk
 {
     const int SectorBytes = 512;
 
@@ -19,6 +19,9 @@ sealed class FaultyDisk : IDisk
         public byte[] Bytes = [];
         public byte[] Durable = [];
         public readonly HashSet<int> DirtySectors = [];
+
+        /// <summary>Failed flushes so far; every file that was open then hears of each, once, as on Linux since 4.13.</summary>
+        public int FlushErrors;
     }
 
     /// <summary>The n-th write or flush from now on fails (1 is the next); 0 for none.</summary>
@@ -157,6 +160,8 @@ sealed class FaultyDisk : IDisk
 
     sealed class OpenFile(FaultyDisk disk, Content content) : IDiskFile
     {
+        int _heardErrors = content.FlushErrors;
+
         public long Length
         {
             get
@@ -204,10 +209,17 @@ sealed class FaultyDisk : IDisk
             Interlocked.Decrement(ref disk._flushesWaiting);
             lock (disk._lock)
             {
-                if (disk.FailFlushIn > 0 && --disk.FailFlushIn == 0)
+                bool fails = disk.FailFlushIn > 0 && --disk.FailFlushIn == 0;
+                if (fails)
                 {
                     // As the system does: what it could not write it forgets to be dirty.
                     content.DirtySectors.Clear();
+                    content.FlushErrors++;
+                }
+
+                if (_heardErrors < content.FlushErrors)
+                {
+                    _heardErrors = content.FlushErrors;
                     throw new IOException("The disk failed to flush.");
                 }
 

@@ -1,0 +1,108 @@
+namespace Purse.Simulation;
+
+/// <summary>
+/// One run: what may happen in it and how often, all of it drawn from a seed. Each run is a mix of its own (a swarm), since a run in which
+/// everything happens hides what only shows when one thing happens a lot. Rates are per mille of steps.
+/// </summary>
+public sealed record SimulationOptions
+{
+    public required int Seed { get; init; }
+
+    /// <summary>Steps in which anything may be down; then all heals, and every caller must get its answer.</summary>
+    public int Steps { get; init; } = 1500;
+
+    public int Clients { get; init; } = 4;
+
+    public int Accounts { get; init; } = 4;
+
+    public int EventsPerBlockMax { get; init; } = 64;
+
+    public int BlocksInFlightMax { get; init; } = 4;
+
+    /// <summary>How much more often a block is made than flushed: blocks pile up in flight.</summary>
+    public int SlowDisk { get; init; }
+
+    public int KillRate { get; init; }
+
+    public int PowerCutRate { get; init; }
+
+    public int FailWriteRate { get; init; }
+
+    public int FailFlushRate { get; init; }
+
+    public int DiskFullRate { get; init; }
+
+    /// <summary>A second writer takes the partition over while the first one goes on.</summary>
+    public int SecondWriterRate { get; init; }
+
+    public int ClockJumpRate { get; init; }
+
+    public int SnapshotRate { get; init; }
+
+    public int HoldPercent { get; init; }
+
+    public int TransactionPercent { get; init; }
+
+    public int ReversalPercent { get; init; }
+
+    public int AccountChangePercent { get; init; }
+
+    public int ReadPercent { get; init; }
+
+    /// <summary>Commands sent again though they were answered.</summary>
+    public int RepeatPercent { get; init; }
+
+    public static SimulationOptions Draw(int seed)
+    {
+        Random random = new(seed);
+        int Sometimes(int max) => random.Next(2) == 0 ? 0 : 1 + random.Next(max);
+        return new SimulationOptions
+        {
+            Seed = seed,
+            Steps = 500 + random.Next(2500),
+            Clients = 1 + random.Next(10),
+            Accounts = 2 + random.Next(6),
+            EventsPerBlockMax = 1 + random.Next(random.Next(2) == 0 ? 8 : 200),
+            BlocksInFlightMax = 1 + random.Next(8),
+            SlowDisk = Sometimes(20),
+            KillRate = Sometimes(10),
+            PowerCutRate = Sometimes(10),
+            FailWriteRate = Sometimes(8),
+            FailFlushRate = Sometimes(8),
+            DiskFullRate = Sometimes(4),
+            SecondWriterRate = Sometimes(8),
+            ClockJumpRate = Sometimes(20),
+            SnapshotRate = Sometimes(30),
+            HoldPercent = Sometimes(50),
+            TransactionPercent = Sometimes(40),
+            ReversalPercent = Sometimes(40),
+            AccountChangePercent = Sometimes(20),
+            ReadPercent = Sometimes(50),
+            RepeatPercent = Sometimes(20),
+        };
+    }
+
+    /// <summary>Smaller runs that may still show the same failure, the most promising first.</summary>
+    public IEnumerable<SimulationOptions> Smaller(int failedAtStep)
+    {
+        if (failedAtStep < Steps) yield return this with { Steps = failedAtStep };
+        yield return this with { Steps = Steps / 2 };
+        yield return this with { Steps = Steps * 9 / 10 };
+        if (KillRate > 0) yield return this with { KillRate = 0 };
+        if (PowerCutRate > 0) yield return this with { PowerCutRate = 0 };
+        if (FailWriteRate > 0) yield return this with { FailWriteRate = 0 };
+        if (FailFlushRate > 0) yield return this with { FailFlushRate = 0 };
+        if (DiskFullRate > 0) yield return this with { DiskFullRate = 0 };
+        if (SecondWriterRate > 0) yield return this with { SecondWriterRate = 0 };
+        if (ClockJumpRate > 0) yield return this with { ClockJumpRate = 0 };
+        if (SnapshotRate > 0) yield return this with { SnapshotRate = 0 };
+        if (SlowDisk > 0) yield return this with { SlowDisk = 0 };
+        if (HoldPercent > 0) yield return this with { HoldPercent = 0 };
+        if (TransactionPercent > 0) yield return this with { TransactionPercent = 0 };
+        if (ReversalPercent > 0) yield return this with { ReversalPercent = 0 };
+        if (AccountChangePercent > 0) yield return this with { AccountChangePercent = 0 };
+        if (ReadPercent > 0) yield return this with { ReadPercent = 0 };
+        if (RepeatPercent > 0) yield return this with { RepeatPercent = 0 };
+        if (Clients > 1) yield return this with { Clients = Clients / 2 };
+    }
+}
