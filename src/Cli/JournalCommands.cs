@@ -45,7 +45,7 @@ static class JournalCommands
         Option<string> data = Terminal.DataOption();
         Option<string> format = new("--format") { Description = "jsonl or csv.", DefaultValueFactory = _ => "jsonl" };
         format.AcceptOnlyFromAmong("jsonl", "csv");
-        Command command = new("export", "Write every event to stdout, in order.") { data, format };
+        Command command = new("export", "Write every event to stdout, in order, one partition after the other.") { data, format };
         command.SetAction((parsed, _) => Terminal.RunAsync(() => ExportAsync(parsed.GetValue(data)!, parsed.GetValue(format)!)));
         return command;
     }
@@ -87,50 +87,70 @@ static class JournalCommands
 
     public delegate void OnReplayed(in Block block, State state);
 
+    /// <summary>One line of a replay: of a system account, what its parts in all partitions add up to.</summary>
+    sealed record Line(string Account, string Currency, int Decimals)
+    {
+        public Int128 Posted { get; set; }
+
+        public Int128 Held { get; set; }
+
+        public ulong Events { get; set; }
+    }
+
     static async Task<int> ReplayAsync(string data, string? at, string? account, string? currency, bool asJson)
     {
         using DataFolder folder = DataFolder.OpenForReading(data);
-        if (!TryParseAt(at, out ulong sequenceMax, out long timeMicrosMax)) return Exit.Usage;
-        Replayed replayed = await Terminal.ProgressAsync("Replaying", progress =>
-            Task.Run(() => ReplayPartition(folder, 0, checkMerkleRoots: false, sequenceMax, timeMicrosMax, progress)));
-        WarnOfTornTail(folder, replayed.TornTail);
+        if (!TryParseAt(at, folder.PartitionsCount, out ulong[] sequencesMax, out long timeMicrosMax)) return Exit.Usage;
+        Replayed[] all = await Terminal.ProgressAsync("Replaying", progress => Task.Run(() => Enumerable.Range(0, folder.PartitionsCount).Select(partition =>
+            ReplayPartition(folder, partition, checkMerkleRoots: false, sequencesMax[partition], timeMicrosMax, done => progress((partition + done) / folder.PartitionsCount))).ToArray()));
+        foreach (Replayed replayed in all) WarnOfTornTail(folder, replayed.TornTail);
 
-        State state = replayed.State;
-        List<Balance> balances = [];
-        for (int i = 0; i < state.BalancesCount; i++)
+        Dictionary<(string, string), Line> lines = [];
+        foreach (State state in all.Select(replayed => replayed.State))
         {
-            Balance balance = state.BalanceAt(i);
-            if (account is not null && state.Names[balance.Account].ToString() != account) continue;
-            if (currency is not null && state.CurrencyCode(balance.Currency) != currency) continue;
-            balances.Add(balance);
-        }
+            for (int i = 0; i < state.BalancesCount; i++)
+            {
+                Balance balance = state.BalanceAt(i);
+                string name = state.Names[balance.Account].ToString(), code = state.CurrencyCode(balance.Currency);
+                if ((account is not null && name != account) || (currency is not null && code != currency)) continue;
+                if (!lines.TryGetValue((name, code), out Line? line)) lines[(name, code)] = line = new Line(name, code, state.Decimals(balance.Currency));
+                line.Posted += balance.Posted;
+                line.Held += balance.Held;
+                line.Events += balance.EventsCount;
+            }
 
-        if (account is not null && currency is not null && balances.Count == 0 && CurrencyCode.TryParse(currency, out CurrencyCode code) && state.TryCurrency(code, out uint number, out _))
-        {
             // Asked for one balance that has no event yet: it is zero.
-            if (AccountName.TryParse(account, out AccountName name) && (state.Names.Find(name) is var found && found != 0)) balances.Add(new Balance { Account = found, Currency = number });
+            if (account is null || currency is null || lines.Count > 0 || !CurrencyCode.TryParse(currency, out CurrencyCode asked) || !state.TryCurrency(asked, out _, out int decimals)) continue;
+            if (AccountName.TryParse(account, out AccountName of) && state.Names.Find(of) != 0) lines[(account, currency)] = new Line(account, currency, decimals);
         }
 
-        if (account is not null && balances.Count == 0)
+        if (account is not null && lines.Count == 0)
         {
             Terminal.Error($"No event up to there touched a balance of '{account}'{(currency is null ? "" : $" in {currency}")}.");
             return Exit.Failed;
         }
 
-        if (asJson) Console.WriteLine(JsonSerializer.Serialize(ToJson(replayed, balances), Terminal.Indented));
-        else PrintReplay(replayed, balances, isFiltered: account is not null || currency is not null);
+        if (asJson) Console.WriteLine(JsonSerializer.Serialize(ToJson(all, lines.Values), Terminal.Indented));
+        else PrintReplay(all, lines.Values, isFiltered: account is not null || currency is not null);
         return Exit.Done;
     }
 
-    static bool TryParseAt(string? at, out ulong sequenceMax, out long timeMicrosMax)
+    static bool TryParseAt(string? at, int partitions, out ulong[] sequencesMax, out long timeMicrosMax)
     {
-        sequenceMax = ulong.MaxValue;
+        sequencesMax = new ulong[partitions];
+        Array.Fill(sequencesMax, ulong.MaxValue);
         timeMicrosMax = long.MaxValue;
         if (at is null) return true;
         try
         {
-            if (at.Contains('T', StringComparison.Ordinal)) timeMicrosMax = Query.TimeMicros("--at", at);
-            else sequenceMax = Query.Position("--at", at, 0) ?? throw new Problem("malformed_request", $"--at {at} has no entry for partition 0.");
+            if (at.Contains('T', StringComparison.Ordinal))
+            {
+                timeMicrosMax = Query.TimeMicros("--at", at);
+                return true;
+            }
+
+            for (int partition = 0; partition < partitions; partition++)
+                sequencesMax[partition] = Query.Position("--at", at, partition) ?? throw new Problem("malformed_request", $"--at {at} has no entry for partition {partition}.");
             return true;
         }
         catch (Problem problem)
@@ -140,59 +160,66 @@ static class JournalCommands
         }
     }
 
-    static object ToJson(Replayed replayed, List<Balance> balances) => new
+    static string Position(IEnumerable<Replayed> all) => string.Join(',', all.Select((replayed, partition) => Answer.Position(partition, replayed.State.LastSequence)));
+
+    /// <summary>Over all partitions; within each they are 0 as well, which the replay has checked.</summary>
+    static SortedDictionary<string, string> Sums(IEnumerable<Replayed> all)
     {
-        position = $"0:{replayed.State.LastSequence}",
-        time = Answer.Time(replayed.State.LastTimeMicros),
-        events = replayed.Events,
-        blocks = replayed.Blocks,
-        seconds = replayed.Took.TotalSeconds,
-        torn_tail = replayed.TornTail?.ToString(),
-        sums = replayed.State.CurrenciesInUse().ToDictionary(replayed.State.CurrencyCode, c => Amount.Format(replayed.State.CountSum(c), replayed.State.Decimals(c))),
-        balances = balances.Select(balance =>
+        SortedDictionary<string, string> sums = new(StringComparer.Ordinal);
+        foreach (IGrouping<string, (State State, uint Currency)> currency in all.SelectMany(replayed => replayed.State.CurrenciesInUse().Select(c => (replayed.State, Currency: c))).GroupBy(one => one.State.CurrencyCode(one.Currency)))
         {
-            int decimals = replayed.State.Decimals(balance.Currency);
-            return new
-            {
-                account = replayed.State.Names[balance.Account].ToString(),
-                currency = replayed.State.CurrencyCode(balance.Currency),
-                posted = Amount.Format(balance.Posted, decimals),
-                held = Amount.Format(balance.Held, decimals),
-                available = Amount.Format(balance.Available, decimals),
-                events = balance.EventsCount,
-            };
+            Int128 sum = currency.Aggregate(Int128.Zero, (total, one) => total + one.State.CountSum(one.Currency));
+            sums[currency.Key] = Amount.Format(sum, currency.First().State.Decimals(currency.First().Currency));
+        }
+
+        return sums;
+    }
+
+    static object ToJson(Replayed[] all, IEnumerable<Line> lines) => new
+    {
+        position = Position(all),
+        time = Answer.Time(all.Max(replayed => replayed.State.LastTimeMicros)),
+        events = all.Aggregate(0ul, (sum, replayed) => sum + replayed.Events),
+        blocks = all.Aggregate(0ul, (sum, replayed) => sum + replayed.Blocks),
+        seconds = all.Sum(replayed => replayed.Took.TotalSeconds),
+        torn_tail = all.Select(replayed => replayed.TornTail?.ToString()).FirstOrDefault(torn => torn is not null),
+        sums = Sums(all),
+        balances = lines.Select(line => new
+        {
+            account = line.Account,
+            currency = line.Currency,
+            posted = Amount.Format(line.Posted, line.Decimals),
+            held = Amount.Format(line.Held, line.Decimals),
+            available = Amount.Format(line.Posted - line.Held, line.Decimals),
+            events = line.Events,
         }),
     };
 
-    static void PrintReplay(Replayed replayed, List<Balance> balances, bool isFiltered)
+    static void PrintReplay(Replayed[] all, ICollection<Line> lines, bool isFiltered)
     {
-        State state = replayed.State;
         Table table = new Table().Border(TableBorder.Rounded)
             .AddColumn("account").AddColumn("currency").AddColumn("posted", c => c.RightAligned()).AddColumn("held", c => c.RightAligned())
             .AddColumn("available", c => c.RightAligned()).AddColumn("events", c => c.RightAligned());
-        foreach (Balance balance in balances.Take(RowsMax))
+        foreach (Line line in lines.Take(RowsMax))
         {
-            int decimals = state.Decimals(balance.Currency);
             table.AddRow(
-                state.Names[balance.Account].ToString(), state.CurrencyCode(balance.Currency), Amount.Format(balance.Posted, decimals),
-                Amount.Format(balance.Held, decimals), Amount.Format(balance.Available, decimals), $"{balance.EventsCount}");
+                line.Account, line.Currency, Amount.Format(line.Posted, line.Decimals),
+                Amount.Format(line.Held, line.Decimals), Amount.Format(line.Posted - line.Held, line.Decimals), $"{line.Events}");
         }
 
-        if (balances.Count > 0) Terminal.Out.Write(table);
-        if (balances.Count > RowsMax) Console.WriteLine($"… and {balances.Count - RowsMax} more balances; --json prints all, --account and --currency choose.");
-        Console.WriteLine($"replayed {replayed.Events} events in {replayed.Blocks} blocks up to 0:{state.LastSequence} in {replayed.Took.TotalSeconds:0.00} s");
-        if (!isFiltered) PrintSums(state);
+        if (lines.Count > 0) Terminal.Out.Write(table);
+        if (lines.Count > RowsMax) Console.WriteLine($"… and {lines.Count - RowsMax} more balances; --json prints all, --account and --currency choose.");
+        Console.WriteLine($"replayed {all.Aggregate(0ul, (sum, one) => sum + one.Events)} events in {all.Aggregate(0ul, (sum, one) => sum + one.Blocks)} blocks up to {Position(all)} in {all.Sum(one => one.Took.TotalSeconds):0.00} s");
+        if (!isFiltered) PrintSums(all);
     }
 
-    public static void PrintSums(State state)
+    static void PrintSums(Replayed[] all)
     {
-        foreach (uint currency in state.CurrenciesInUse())
+        foreach ((string currency, string sum) in Sums(all)) Console.WriteLine($"{currency} sum {(sum.AsSpan().ContainsAnyExcept("0.") ? sum : "0")}");
+        for (int partition = 0; partition < all.Length; partition++)
         {
-            Int128 sum = state.CountSum(currency);
-            Console.WriteLine($"{state.CurrencyCode(currency)} sum {(sum == 0 ? "0" : Amount.Format(sum, state.Decimals(currency)))}");
+            if (!all[partition].State.IsBalanced) Console.WriteLine($"{Answer.Position(partition, all[partition].State.LastSequence)} lies between the two events of a transfer; its other half follows.");
         }
-
-        if (!state.IsBalanced) Console.WriteLine($"0:{state.LastSequence} lies between the two events of a transfer; its other half follows.");
     }
 
     static void WarnOfTornTail(DataFolder folder, TornTail? torn)
@@ -205,41 +232,43 @@ static class JournalCommands
     {
         using DataFolder folder = DataFolder.OpenForReading(data);
         List<string> failures = [];
-        Replayed? replayed = null;
-        try
+        List<Replayed> all = [];
+        for (int partition = 0; partition < folder.PartitionsCount; partition++)
         {
-            replayed = await Terminal.ProgressAsync("Verifying", progress => Task.Run(() => VerifyPartition(folder, 0, failures, progress)));
-        }
-        catch (Exception e) when (e is JournalDamagedException or InvariantBrokenException or InvalidDataException or IndexOutOfRangeException or ArgumentOutOfRangeException)
-        {
-            failures.Add(e.Message);
+            try
+            {
+                Replayed replayed = await Terminal.ProgressAsync("Verifying", progress =>
+                    Task.Run(() => VerifyPartition(folder, partition, failures, done => progress((partition + done) / folder.PartitionsCount))));
+                all.Add(replayed);
+                WarnOfTornTail(folder, replayed.TornTail);
+                foreach (uint currency in replayed.State.CurrenciesInUse().Where(c => replayed.State.CountSum(c) != 0))
+                    failures.Add($"partition {partition}: the balances in {replayed.State.CurrencyCode(currency)} add up to {Amount.Format(replayed.State.CountSum(currency), replayed.State.Decimals(currency))}, not 0");
+            }
+            catch (Exception e) when (e is JournalDamagedException or InvariantBrokenException or InvalidDataException or IndexOutOfRangeException or ArgumentOutOfRangeException)
+            {
+                failures.Add(folder.PartitionsCount == 1 ? e.Message : $"partition {partition}: {e.Message}");
+            }
         }
 
-        if (replayed is not null)
-        {
-            WarnOfTornTail(folder, replayed.TornTail);
-            foreach (uint currency in replayed.State.CurrenciesInUse().Where(c => replayed.State.CountSum(c) != 0))
-                failures.Add($"the balances in {replayed.State.CurrencyCode(currency)} add up to {Amount.Format(replayed.State.CountSum(currency), replayed.State.Decimals(currency))}, not 0");
-        }
-
+        bool isWhole = all.Count == folder.PartitionsCount;
         if (asJson)
         {
             Console.WriteLine(JsonSerializer.Serialize(
                 new
                 {
                     ok = failures.Count == 0,
-                    events = replayed?.Events,
-                    blocks = replayed?.Blocks,
-                    position = replayed is null ? null : $"0:{replayed.State.LastSequence}",
-                    torn_tail = replayed?.TornTail?.ToString(),
+                    events = isWhole ? all.Aggregate(0ul, (sum, one) => sum + one.Events) : (ulong?)null,
+                    blocks = isWhole ? all.Aggregate(0ul, (sum, one) => sum + one.Blocks) : (ulong?)null,
+                    position = isWhole ? Position(all) : null,
+                    torn_tail = all.Select(one => one.TornTail?.ToString()).FirstOrDefault(torn => torn is not null),
                     failures,
                 },
                 Terminal.Indented));
         }
-        else if (replayed is not null && failures.Count == 0)
+        else if (failures.Count == 0)
         {
-            Console.WriteLine($"verified {replayed.Events} events in {replayed.Blocks} blocks up to 0:{replayed.State.LastSequence} in {replayed.Took.TotalSeconds:0.00} s: chain, checksums, Merkle roots, invariants, snapshots");
-            PrintSums(replayed.State);
+            Console.WriteLine($"verified {all.Aggregate(0ul, (sum, one) => sum + one.Events)} events in {all.Aggregate(0ul, (sum, one) => sum + one.Blocks)} blocks up to {Position(all)} in {all.Sum(one => one.Took.TotalSeconds):0.00} s: chain, checksums, Merkle roots, invariants, snapshots");
+            PrintSums([.. all]);
         }
 
         foreach (string failure in failures) Terminal.Error(failure);
@@ -336,8 +365,13 @@ static class JournalCommands
         using DataFolder folder = DataFolder.OpenForReading(data);
         await using Stream output = new BufferedStream(Console.OpenStandardOutput(), 1024 * 1024);
         if (format == "csv") output.Write(Encoding.UTF8.GetBytes(string.Join(',', CsvColumns) + "\n"));
-        Replayed replayed = await Terminal.ProgressAsync("Exporting", progress => Task.Run(() => ExportPartition(folder, 0, format, output, progress)));
-        WarnOfTornTail(folder, replayed.TornTail);
+        for (int partition = 0; partition < folder.PartitionsCount; partition++)
+        {
+            Replayed replayed = await Terminal.ProgressAsync("Exporting", progress =>
+                Task.Run(() => ExportPartition(folder, partition, format, output, done => progress((partition + done) / folder.PartitionsCount))));
+            WarnOfTornTail(folder, replayed.TornTail);
+        }
+
         return Exit.Done;
     }
 

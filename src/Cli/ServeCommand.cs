@@ -1,4 +1,5 @@
 using System.CommandLine;
+using Purse.Partitions;
 using Purse.Server;
 
 namespace Purse.Cli;
@@ -14,17 +15,23 @@ static class ServeCommand
     {
         Option<string> data = Terminal.DataOption();
         Option<string> listen = new("--listen") { Description = "The address to serve; loopback only, port 0 takes a free one.", DefaultValueFactory = _ => ListenDefault };
-        Command command = new("serve", "Serve wallets from a data folder.") { data, listen };
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(listen)!)));
+        Option<int?> partitions = new("--partitions") { Description = "For a new data folder: how many shards its accounts are spread over, for ever; 1 by default." };
+        partitions.Validators.Add(result =>
+        {
+            if (result.GetValueOrDefault<int?>() is < 1 or > DataFolder.PartitionsMax) result.AddError($"--partitions takes 1 to {DataFolder.PartitionsMax}.");
+        });
+        Command command = new("serve", "Serve wallets from a data folder.") { data, listen, partitions };
+        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(listen)!, parsed.GetValue(partitions))));
         return command;
     }
 
-    static async Task<int> RunAsync(string data, string listen)
+    static async Task<int> RunAsync(string data, string listen, int? partitions)
     {
         await using WalletServer server = await WalletServer.StartAsync(new WalletServerOptions
         {
             DataFolder = data,
             Listen = listen,
+            PartitionsCount = partitions,
             Log = message => Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} {message}"),
         });
         Console.WriteLine($"{ReadyPrefix}{server.Address.GetLeftPart(UriPartial.Authority)} (data in {Path.GetFullPath(data)})");

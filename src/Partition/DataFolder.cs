@@ -17,6 +17,8 @@ public sealed partial class DataFolder : IDisposable
     const string SettingsFile = "purse.json";
     const int CurrentFormat = 0;
 
+    public const int PartitionsMax = 1024;
+
     readonly SafeFileHandle? _lock;
 
     DataFolder(string root, int partitionsCount, SafeFileHandle? held)
@@ -34,7 +36,8 @@ public sealed partial class DataFolder : IDisposable
 
     /// <summary>Opens or makes the folder for one server, alone.</summary>
     /// <param name="holder">What a second process is told.</param>
-    public static DataFolder OpenForWriting(string root, string holder)
+    /// <param name="partitionsCount">For a new folder, 1 where it is not given; a folder that was made for another number is refused.</param>
+    public static DataFolder OpenForWriting(string root, string holder, int? partitionsCount = null)
     {
         root = Path.GetFullPath(root);
         try
@@ -45,8 +48,15 @@ public sealed partial class DataFolder : IDisposable
             {
                 TellHolder(root, holder);
                 string settings = Path.Combine(root, SettingsFile);
-                if (!File.Exists(settings)) WriteSettings(root);
-                return new DataFolder(root, ReadPartitionsCount(root), held);
+                if (!File.Exists(settings)) WriteSettings(root, partitionsCount ?? 1);
+                int made = ReadPartitionsCount(root);
+                if (partitionsCount is int wanted && wanted != made)
+                {
+                    throw new DataFolderException(
+                        $"{root} was made for {made} partition{(made == 1 ? "" : "s")}, not {wanted}: the number decides where accounts live, and never changes. Leave out --partitions, or name another folder with --data.");
+                }
+
+                return new DataFolder(root, made, held);
             }
             catch
             {
@@ -128,12 +138,12 @@ public sealed partial class DataFolder : IDisposable
         }
     }
 
-    static void WriteSettings(string root)
+    static void WriteSettings(string root, int partitionsCount)
     {
         string path = Path.Combine(root, SettingsFile), temporary = path + ".writing";
         using (FileStream stream = File.Create(temporary))
         {
-            JsonSerializer.Serialize(stream, new Dictionary<string, int> { ["format"] = CurrentFormat, ["partitions"] = 1 });
+            JsonSerializer.Serialize(stream, new Dictionary<string, int> { ["format"] = CurrentFormat, ["partitions"] = partitionsCount });
             stream.Flush(flushToDisk: true);
         }
 
@@ -149,7 +159,8 @@ public sealed partial class DataFolder : IDisposable
             using JsonDocument settings = JsonDocument.Parse(File.ReadAllBytes(path));
             int format = settings.RootElement.GetProperty("format").GetInt32();
             if (format != CurrentFormat) throw new DataFolderException($"{path} says format {format}; this version reads {CurrentFormat}. Use the version that wrote it.");
-            return settings.RootElement.GetProperty("partitions").GetInt32();
+            int partitions = settings.RootElement.GetProperty("partitions").GetInt32();
+            return partitions is >= 1 and <= PartitionsMax ? partitions : throw new DataFolderException($"{path} says {partitions} partitions; there are 1 to {PartitionsMax}.");
         }
         catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
         {

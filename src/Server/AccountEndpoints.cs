@@ -3,13 +3,14 @@ using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
+using Purse.Cluster;
 using Purse.Ledger;
 using Purse.Partitions;
 
 namespace Purse.Server;
 
 /// <summary>Opening, changing and reading accounts.</summary>
-sealed class AccountEndpoints(Partition partition, TimeProvider clock)
+sealed class AccountEndpoints(Router router, TimeProvider clock)
 {
     const int HistoryLimitDefault = 50;
     const int HistoryLimitMax = 1000;
@@ -46,7 +47,7 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
             Details = new CommandDetails { By = By, Metadata = Query.Metadata(body.Metadata), Limits = Query.Limits(body.Limits) },
         };
         Decision decision = await ExecuteAsync(http, command);
-        if (decision.Outcome == Outcome.AccountExists && !IsSameOpening(body, command.Details, Readers().Read(decision.Sequence)))
+        if (decision.Outcome == Outcome.AccountExists && !IsSameOpening(body, command.Details, Readers(router.Of(account)), decision.Sequence))
             throw new Problem("account_exists", $"Account '{account}' was opened before with other metadata or limits.").With("account", body.Account);
         await AnswerChangedAsync(http, account, decision.Outcome == Outcome.Done ? 201 : 200);
     }
@@ -64,9 +65,10 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
         }
     }
 
-    bool IsSameOpening(OpenAccountBody body, CommandDetails details, RecordedEvent opened)
+    static bool IsSameOpening(OpenAccountBody body, CommandDetails details, EventReaders readers, ulong sequence)
     {
-        State state = Readers().State;
+        State state = readers.State;
+        RecordedEvent opened = readers.Read(sequence);
         Limits[] asked = [.. details.Limits!.Select(one => ToLimits(one, state)).OrderBy(one => one.Currency)];
         return asked.AsSpan().SequenceEqual(opened.Attachment.Limits()) && TransferEndpoints.SameJson(body.Metadata, opened.Attachment.Erased(AttachmentTag.Metadata));
     }
@@ -135,6 +137,7 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
         TimeSpan timeout = Query.Timeout(http);
         CommandRequest request = new(1);
         request.Commands[0] = command;
+        Partition partition = router.Of(command.Account);
         RequestStatus status = await partition.SubmitAsync(request, timeout);
         if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
         Decision decision = request.Decisions[0];
@@ -146,7 +149,7 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
                 throw NotFound(command.Account);
             case Outcome.BalanceNotZero:
             {
-                State state = Readers().State;
+                State state = Readers(partition).State;
                 int decimals = state.Decimals(decision.Currency);
                 string currency = state.CurrencyCode(decision.Currency);
                 throw new Problem("balance_not_zero", $"Account '{command.Account}' still has {Amount.Format(decision.Posted, decimals)} {currency}; an account is closed empty.")
@@ -170,14 +173,30 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
 
     async Task AnswerAccountAsync(HttpContext http, AccountName name, int status)
     {
-        (AccountView? view, ulong sequence) = await ReadAsync(http, state =>
+        // Of a system account, each partition has a part: its balances are the sums.
+        SortedDictionary<string, (Int128 Posted, Int128 Held, int Decimals)> balances = new(StringComparer.Ordinal);
+        List<string> positions = [];
+        AccountView? view = null;
+        EventReaders readers = null!;
+        foreach (Partition partition in router.PartsOf(name))
         {
-            uint number = state.Names.Find(name);
-            if (number == 0 || !state.Account(number).IsOpened) return null;
-            return new AccountView(state.Account(number), [.. state.Balances(number).OrderBy(b => b.Currency)], state.LimitsOf(number));
-        });
-        if (view is null && !name.IsSystem) throw NotFound(name);
-        EventReaders readers = Readers();
+            (view, ulong sequence) = await ReadAsync(http, partition, state =>
+            {
+                uint number = state.Names.Find(name);
+                if (number == 0 || !state.Account(number).IsOpened) return null;
+                return new AccountView(state.Account(number), [.. state.Balances(number)], state.LimitsOf(number));
+            });
+            if (view is null && !name.IsSystem) throw NotFound(name);
+            readers = Readers(partition);
+            positions.Add(Answer.Position(partition.Number, sequence));
+            foreach (Balance balance in view?.Balances ?? [])
+            {
+                string currency = readers.State.CurrencyCode(balance.Currency);
+                (Int128 posted, Int128 held, _) = balances.GetValueOrDefault(currency);
+                balances[currency] = (posted + balance.Posted, held + balance.Held, readers.State.Decimals(balance.Currency));
+            }
+        }
+
         Account account = view?.Account ?? default;
         RecordedEvent? frozen = account.FrozenSequence == 0 ? null : readers.Read(account.FrozenSequence);
         byte[]? metadata = account.MetadataSequence == 0 ? null : readers.Read(account.MetadataSequence).Attachment.Erased(AttachmentTag.Metadata);
@@ -189,15 +208,15 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
             EventJson.WriteLimits(json, view?.Limits ?? [], readers.State);
             if (metadata is not null) EventJson.WriteRaw(json, "metadata", metadata);
             json.WriteStartObject("balances");
-            foreach (Balance balance in view?.Balances ?? [])
+            foreach ((string currency, (Int128 posted, Int128 held, int decimals)) in balances)
             {
-                json.WriteStartObject(readers.State.CurrencyCode(balance.Currency));
-                WriteFigures(json, balance.Posted, balance.Held, readers.State.Decimals(balance.Currency));
+                json.WriteStartObject(currency);
+                WriteFigures(json, posted, held, decimals);
                 json.WriteEndObject();
             }
 
             json.WriteEndObject();
-            json.WriteString("position", Answer.Position(partition.Number, sequence));
+            json.WriteString("position", string.Join(',', positions));
         });
     }
 
@@ -222,46 +241,65 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
     {
         Query.AllowParameters(http, "currency", "as_of", "at", "min_position", "source");
         AccountName name = Query.AccountOfPath(http);
-        uint currency = CurrencyParameter(http);
+        CurrencyCode currency = CurrencyParameter(http, out int decimals);
         string? asOfText = Query.Parameter(http, "as_of"), atText = Query.Parameter(http, "at");
         if (asOfText is not null && atText is not null) throw new Problem("malformed_request", "as_of and at cannot both be given.");
         long? asOf = asOfText is null ? null : Query.TimeMicros("as_of", asOfText);
         if (asOf > NowMicros()) throw new Problem("time_in_future", $"as_of is {asOfText}; it is {Answer.Time(NowMicros())} now.");
-        ulong? at = atText is null ? null : Query.Position("at", atText, partition.Number)
-            ?? throw new Problem("malformed_request", $"at is '{Query.Shorten(atText)}', which has no entry for partition {partition.Number}.");
 
-        (Balance balance, ulong sequence) = await ReadBalanceAsync(http, name, currency, asOf ?? 0);
-        if (at > sequence) throw new Problem("time_in_future", $"at is {partition.Number}:{at}; the last event is {partition.Number}:{sequence}.");
-        EventReaders readers = Readers();
-        RecordedEvent? then = null;
-        if (asOf is not null || at is not null)
+        Int128 posted = 0, held = 0;
+        List<string> positions = [];
+        (RecordedEvent Event, EventReaders Readers)? then = null;
+        foreach (Partition partition in router.PartsOf(name))
         {
-            ulong found = await WalkAsync(http, cancellation => asOf is long time
-                ? readers.History.LastAtOrBefore(readers, balance, time, cancellation).Sequence
-                : readers.History.LastAtOrBeforeSequence(readers, balance, at!.Value, cancellation).Sequence);
-            if (found != 0) then = readers.Read(found);
-            balance.Posted = then?.Event.Posted ?? 0;
-            balance.Held = then?.Event.Held ?? 0;
+            ulong? at = atText is null ? null : Query.Position("at", atText, partition.Number)
+                ?? throw new Problem("malformed_request", $"at is '{Query.Shorten(atText)}', which has no entry for partition {partition.Number}.");
+            (Balance balance, ulong sequence) = await ReadBalanceAsync(http, partition, name, currency, asOf ?? 0);
+            if (at > sequence) throw new Problem("time_in_future", $"at is {partition.Number}:{at}; the last event is {partition.Number}:{sequence}.");
+            positions.Add(Answer.Position(partition.Number, at ?? sequence));
+            if (asOf is not null || at is not null)
+            {
+                EventReaders readers = Readers(partition);
+                ulong found = await WalkAsync(http, cancellation => asOf is long time
+                    ? readers.History.LastAtOrBefore(readers, balance, time, cancellation).Sequence
+                    : readers.History.LastAtOrBeforeSequence(readers, balance, at!.Value, cancellation).Sequence);
+                RecordedEvent? made = found == 0 ? null : readers.Read(found);
+                (balance.Posted, balance.Held) = (made?.Event.Posted ?? 0, made?.Event.Held ?? 0);
+                if (made is not null && made.TimeMicros >= (then?.Event.TimeMicros ?? 0)) then = (made, readers);
+            }
+
+            posted += balance.Posted;
+            held += balance.Held;
         }
 
         await Answer.WriteAsync(http, 200, json =>
         {
             json.WriteString("account", name.Utf8);
-            json.WriteString("currency", readers.State.CurrencyCode(currency));
-            WriteFigures(json, balance.Posted, balance.Held, readers.State.Decimals(currency));
-            json.WriteString("position", Answer.Position(partition.Number, at ?? sequence));
+            json.WriteString("currency", currency.ToString());
+            WriteFigures(json, posted, held, decimals);
+            json.WriteString("position", string.Join(',', positions));
             if (asOf is long time) json.WriteString("as_of", Answer.Time(time));
-            if (then is null) return;
+            if (then is not var (made, readers)) return;
             json.WritePropertyName("event");
-            EventJson.Write(json, partition.Number, then, readers.State);
+            EventJson.Write(json, readers.Partition, made, readers.State);
         });
+    }
+
+    /// <summary>Where a page goes on in the events of one partition.</summary>
+    sealed record Part(EventReaders Readers, Balance Balance)
+    {
+        public ulong Next { get; set; }
+
+        public ulong End { get; set; }
+
+        public bool HasMore(bool ascending) => ascending ? Next <= Math.Min(End, Balance.EventsCount) : Next >= Math.Max(End, 1);
     }
 
     async Task HistoryAsync(HttpContext http)
     {
         Query.AllowParameters(http, "currency", "limit", "cursor", "order", "from", "to", "min_position", "source");
         AccountName name = Query.AccountOfPath(http);
-        uint currency = CurrencyParameter(http);
+        CurrencyCode currency = CurrencyParameter(http, out _);
         int limit = Limit(Query.Parameter(http, "limit"));
         bool ascending = Query.Parameter(http, "order") switch
         {
@@ -273,31 +311,44 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
         long? to = Query.Parameter(http, "to") is string toText ? Query.TimeMicros("to", toText) : null;
         string? cursor = Query.Parameter(http, "cursor");
 
-        (Balance balance, _) = await ReadBalanceAsync(http, name, currency, 0);
-        EventReaders readers = Readers();
-        ulong next = 0, end = 0;
-        if (cursor is not null) (ascending, next, end) = Query.Cursor(cursor);
-        List<RecordedEvent> page = await WalkAsync(http, cancellation =>
+        List<Part> parts = [];
+        foreach (Partition partition in router.PartsOf(name)) parts.Add(new Part(Readers(partition), (await ReadBalanceAsync(http, partition, name, currency, 0)).Balance));
+        if (cursor is not null)
         {
-            if (cursor is null)
+            (ascending, (ulong Next, ulong End)[] places) = Query.Cursor(cursor, parts.Count);
+            for (int i = 0; i < parts.Count; i++) (parts[i].Next, parts[i].End) = places[i];
+        }
+
+        List<(RecordedEvent Event, Part Part)> page = await WalkAsync(http, cancellation =>
+        {
+            List<(RecordedEvent Event, Part Part)> all = [];
+            foreach (Part part in parts)
             {
-                ulong first = from is long f ? readers.History.LastAtOrBefore(readers, balance, f - 1, cancellation).Number + 1 : 1;
-                ulong last = to is long t ? readers.History.LastAtOrBefore(readers, balance, t, cancellation).Number : ascending ? ulong.MaxValue : balance.EventsCount;
-                (next, end) = ascending ? (first, last) : (last, first);
+                if (cursor is null) (part.Next, part.End) = Bounds(part, ascending, from, to, cancellation);
+                all.AddRange(Page(part.Readers, part.Balance, ascending, part.Next, part.End, limit, cancellation).Select(e => (e, part)));
             }
 
-            return Page(readers, balance, ascending, next, end, limit, cancellation);
+            // Of a system account, the parts' events come by their times.
+            if (parts.Count > 1) all = [.. ascending ? all.OrderBy(one => one.Event.TimeMicros) : all.OrderByDescending(one => one.Event.TimeMicros)];
+            return all.Count <= limit ? all : all[..limit];
         });
-        ulong after = ascending ? next + (ulong)page.Count : next - (ulong)page.Count;
+        foreach ((_, Part part) in page) part.Next = ascending ? part.Next + 1 : part.Next - 1;
         // Ascending without an upper end there is always more to come; a cursor for it only where there is already.
-        bool more = page.Count > 0 && (ascending ? after <= Math.Min(end, balance.EventsCount) : after >= Math.Max(end, 1));
+        bool more = page.Count > 0 && parts.Exists(part => part.HasMore(ascending));
         await Answer.WriteAsync(http, 200, json =>
         {
             json.WriteStartArray("events");
-            foreach (RecordedEvent e in page) EventJson.Write(json, partition.Number, e, readers.State);
+            foreach ((RecordedEvent e, Part part) in page) EventJson.Write(json, part.Readers.Partition, e, part.Readers.State);
             json.WriteEndArray();
-            json.WriteString("next_cursor", more ? Query.Cursor(ascending, after, end) : null);
+            json.WriteString("next_cursor", more ? Query.Cursor(ascending, parts.Select(part => (part.Next, part.End))) : null);
         });
+    }
+
+    static (ulong Next, ulong End) Bounds(Part part, bool ascending, long? from, long? to, CancellationToken cancellation)
+    {
+        ulong first = from is long f ? part.Readers.History.LastAtOrBefore(part.Readers, part.Balance, f - 1, cancellation).Number + 1 : 1;
+        ulong last = to is long t ? part.Readers.History.LastAtOrBefore(part.Readers, part.Balance, t, cancellation).Number : ascending ? ulong.MaxValue : part.Balance.EventsCount;
+        return ascending ? (first, last) : (last, first);
     }
 
     async Task<T> WalkAsync<T>(HttpContext http, Func<CancellationToken, T> walk)
@@ -343,20 +394,23 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
             : throw new Problem("malformed_request", $"limit is '{Query.Shorten(text)}'; it must be 1 to {HistoryLimitMax}.");
     }
 
-    uint CurrencyParameter(HttpContext http)
+    CurrencyCode CurrencyParameter(HttpContext http, out int decimals)
     {
         string text = Query.Parameter(http, "currency") ?? throw new Problem("malformed_request", "The parameter currency is missing, such as ?currency=USD.");
-        return Readers().State.TryCurrency(Query.Currency(text), out uint number, out _) ? number : throw Problem.From(Outcome.CurrencyUnknown, text);
+        CurrencyCode code = Query.Currency(text);
+        return Readers(router.All[0]).State.TryCurrency(code, out _, out decimals) ? code : throw Problem.From(Outcome.CurrencyUnknown, text);
     }
 
-    async Task<(Balance Balance, ulong Sequence)> ReadBalanceAsync(HttpContext http, AccountName name, uint currency, long asOfMicros)
+    async Task<(Balance Balance, ulong Sequence)> ReadBalanceAsync(HttpContext http, Partition partition, AccountName name, CurrencyCode currency, long asOfMicros)
     {
         ((bool Found, Balance Balance) read, ulong sequence) = await ReadAsync(
             http,
+            partition,
             state =>
             {
-                uint number = state.Names.Find(name);
-                return (number != 0 && state.Account(number).IsOpened, state.Balance(number, currency));
+                uint account = state.Names.Find(name);
+                state.TryCurrency(currency, out uint number, out _);
+                return (account != 0 && state.Account(account).IsOpened, state.Balance(account, number));
             },
             asOfMicros);
         if (!read.Found && !name.IsSystem) throw NotFound(name);
@@ -364,7 +418,7 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
     }
 
     /// <summary>Rides the queue; waits for <c>min_position</c> where one is asked for.</summary>
-    async Task<(T Result, ulong Sequence)> ReadAsync<T>(HttpContext http, Func<State, T> read, long asOfMicros = 0)
+    static async Task<(T Result, ulong Sequence)> ReadAsync<T>(HttpContext http, Partition partition, Func<State, T> read, long asOfMicros = 0)
     {
         if (Query.Parameter(http, "source") is string source and not "partition")
             throw new Problem("malformed_request", $"source is '{Query.Shorten(source)}'; this server has only partition.");
@@ -385,5 +439,5 @@ sealed class AccountEndpoints(Partition partition, TimeProvider clock)
 
     long NowMicros() => (clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
 
-    EventReaders Readers() => partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default);
+    static EventReaders Readers(Partition partition) => partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default);
 }

@@ -1,13 +1,14 @@
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
+using Purse.Cluster;
 using Purse.Ledger;
 using Purse.Partitions;
 
 namespace Purse.Server;
 
 /// <summary>Currencies: those of ISO 4217 are built in, others are registered once and never change.</summary>
-sealed class CurrencyEndpoints(Partition partition)
+sealed class CurrencyEndpoints(Router router)
 {
     public void Map(IEndpointRouteBuilder routes)
     {
@@ -24,20 +25,17 @@ sealed class CurrencyEndpoints(Partition partition)
             throw new Problem("malformed_request", $"currency is '{Query.Shorten(body.Currency)}'; a currency's code is 3 to 8 of A-Z 0-9.");
         if (body.Decimals is < 0 or > Amount.DecimalsMax) throw new Problem("malformed_request", $"decimals is {body.Decimals}; it must be 0 to {Amount.DecimalsMax}.");
 
-        CommandRequest request = new(1);
-        request.Commands[0] = new Command
-        {
-            Kind = CommandKind.RegisterCurrency,
-            Currency = code,
-            AmountScale = (byte)body.Decimals,
-            Details = new CommandDetails { By = AccountEndpoints.By },
-        };
-        RequestStatus status = await partition.SubmitAsync(request, timeout);
-        if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
-        Decision decision = request.Decisions[0];
+        Decision decision = await RegisterAsync(router.All[0], code, (byte)body.Decimals, timeout);
         switch (decision.Outcome)
         {
             case Outcome.Done or Outcome.Unchanged:
+                // Partition 0 decides; the caller is answered once all the others know it too. Sent again, it is finished.
+                foreach (Partition other in router.All.Skip(1))
+                {
+                    Decision followed = await RegisterAsync(other, code, (byte)body.Decimals, timeout);
+                    if (followed.Outcome is not Outcome.Done and not Outcome.Unchanged) throw Problem.From(followed.Outcome, body.Currency);
+                }
+
                 await Answer.WriteAsync(http, decision.Outcome == Outcome.Done ? 201 : 200, json =>
                 {
                     json.WriteString("currency", body.Currency);
@@ -45,10 +43,31 @@ sealed class CurrencyEndpoints(Partition partition)
                 });
                 return;
             case Outcome.CurrencyExists:
-                int decimals = (partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default)).State.Decimals(decision.Currency);
+                int decimals = (router.All[0].Readers ?? throw Problem.From(RequestStatus.Unavailable, default)).State.Decimals(decision.Currency);
                 throw new Problem("currency_exists", $"{body.Currency} has {decimals} decimals already; a currency never changes.").With("currency", body.Currency).With("decimals", decimals);
             default:
                 throw Problem.From(decision.Outcome, body.Currency);
+        }
+    }
+
+    static async Task<Decision> RegisterAsync(Partition partition, CurrencyCode code, byte decimals, TimeSpan timeout)
+    {
+        CommandRequest request = new(1);
+        request.Commands[0] = new Command { Kind = CommandKind.RegisterCurrency, Currency = code, AmountScale = decimals, Details = new CommandDetails { By = AccountEndpoints.By } };
+        RequestStatus status = await partition.SubmitAsync(request, timeout);
+        return status == RequestStatus.Answered ? request.Decisions[0] : throw Problem.From(status, timeout);
+    }
+
+    /// <summary>Finishes what a crash may have cut short: every partition knows all that partition 0 knows.</summary>
+    public static async Task SpreadAsync(Router router)
+    {
+        TimeSpan patience = TimeSpan.FromSeconds(60);
+        ReadRequest<List<RegisteredCurrency>> read = new(state => [.. Enumerable.Range(Iso4217.RegisteredFirst, state.Currencies.Count).Select(number => state.Currencies[(uint)number])]);
+        if (router.All.Count == 1 || await router.All[0].SubmitAsync(read, patience) != RequestStatus.Answered) return;
+        foreach (Partition other in router.All.Skip(1))
+        {
+            // On a full disk this waits for the next start; until then its transfers in the currency are refused.
+            foreach (RegisteredCurrency currency in read.Result) await RegisterAsync(other, currency.Code, (byte)currency.Decimals, patience);
         }
     }
 
@@ -58,7 +77,7 @@ sealed class CurrencyEndpoints(Partition partition)
         TimeSpan timeout = Query.Timeout(http);
         ReadRequest<List<(string Code, int Decimals)>> read = new(state =>
             [.. Enumerable.Range(Iso4217.RegisteredFirst, state.Currencies.Count).Select(number => (state.CurrencyCode((uint)number), state.Decimals((uint)number)))]);
-        RequestStatus status = await partition.SubmitAsync(read, timeout);
+        RequestStatus status = await router.All[0].SubmitAsync(read, timeout);
         if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
         await Answer.WriteAsync(http, 200, json =>
         {

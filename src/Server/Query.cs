@@ -187,20 +187,23 @@ public static class Query
 
     public static string Shorten(ReadOnlySpan<char> text) => text.Length <= 100 ? text.ToString() : $"{text[..100]}…";
 
-    /// <summary>A cursor says where the next page begins and where the last one ends: it survives restarts and new events.</summary>
-    public static string Cursor(bool ascending, ulong next, ulong end) => Base64Url.EncodeToString(Encoding.UTF8.GetBytes($"{(ascending ? 'a' : 'd')}{next}-{end}"));
+    /// <summary>A cursor says where the next page begins and where the last one ends, in each part: it survives restarts and new events.</summary>
+    public static string Cursor(bool ascending, IEnumerable<(ulong Next, ulong End)> places) =>
+        Base64Url.EncodeToString(Encoding.UTF8.GetBytes($"{(ascending ? 'a' : 'd')}{string.Join(',', places.Select(place => $"{place.Next}-{place.End}"))}"));
 
-    public static (bool Ascending, ulong Next, ulong End) Cursor(string cursor)
+    public static (bool Ascending, (ulong Next, ulong End)[] Places) Cursor(string cursor, int parts)
     {
         try
         {
             string text = Encoding.UTF8.GetString(Base64Url.DecodeFromChars(cursor));
-            int dash = text.IndexOf('-');
-            return (text[0] == 'a', ulong.Parse(text.AsSpan(1, dash - 1), NumberStyles.None, CultureInfo.InvariantCulture), ulong.Parse(text.AsSpan(dash + 1), NumberStyles.None, CultureInfo.InvariantCulture));
+            (ulong, ulong)[] places = [.. text[1..].Split(',').Select(place => place.Split('-') is [string next, string end] ? (Number(next), Number(end)) : throw new FormatException())];
+            return places.Length == parts ? (text[0] == 'a', places) : throw new FormatException();
         }
         catch (Exception e) when (e is FormatException or ArgumentException or IndexOutOfRangeException or OverflowException)
         {
             throw new Problem("malformed_request", $"The cursor '{Shorten(cursor)}' is not one that this server gave.");
         }
+
+        static ulong Number(string text) => ulong.Parse(text, NumberStyles.None, CultureInfo.InvariantCulture);
     }
 }

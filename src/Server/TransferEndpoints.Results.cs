@@ -11,7 +11,7 @@ sealed partial class TransferEndpoints
     readonly record struct Result(Problem? Problem, RecordedEvent? Recorded, bool IsReplayed);
 
     /// <summary>Of a transfer that was not done just now.</summary>
-    Result ToResult(BalanceTransferBody body, in Command command, in Decision decision, EventReaders readers)
+    static Result ToResult(BalanceTransferBody body, in Command command, in Decision decision, EventReaders readers)
     {
         switch (decision.Outcome)
         {
@@ -20,16 +20,16 @@ sealed partial class TransferEndpoints
             case < Outcome.FromAccountNotFound or Outcome.StorageFull:
                 return new Result(Problem.From(decision.Outcome, body.Currency), null, false);
             default:
-                Problem refusal = Refusal(decision, body.FromAccount, body.ToAccount, command.TransactionId, readers.State);
+                Problem refusal = Refusal(decision, body.FromAccount, body.ToAccount, command.TransactionId, readers);
                 return new Result(command.DryRun ? refusal.With("dry_run", true) : refusal, null, false);
         }
     }
 
-    Result ToResult(RecordedEvent recorded, bool isReplayed, EventReaders readers) =>
+    static Result ToResult(RecordedEvent recorded, bool isReplayed, EventReaders readers) =>
         recorded.Event.Kind == EventKind.TransferRejected ? new Result(Refusal(recorded, readers), null, isReplayed) : new Result(null, recorded, isReplayed);
 
     /// <summary>The same meaning gets the original outcome, refusals included; another meaning is told what differs.</summary>
-    Result Replay(in Command command, JsonElement? metadata, RecordedEvent original, EventReaders readers)
+    static Result Replay(in Command command, JsonElement? metadata, RecordedEvent original, EventReaders readers)
     {
         List<string> differing = Differing(command, metadata, original, readers);
         if (differing.Count == 0) return ToResult(original, isReplayed: true, readers);
@@ -115,15 +115,15 @@ sealed partial class TransferEndpoints
         return JsonElement.DeepEquals(element, document.RootElement);
     }
 
-    Problem Refusal(in Decision decision, string from, string to, UInt128 transactionId, State state)
+    static Problem Refusal(in Decision decision, string from, string to, UInt128 transactionId, EventReaders readers)
     {
         Balance about = new() { Posted = decision.Posted, Held = decision.Held, Incoming = decision.Incoming };
-        return Problem.From(decision.Outcome, from, to, decision.Currency, decision.Amount, about, decision.Bound, state)
-            .With("transaction_id", Answer.ToGuid(transactionId).ToString()).With("position", Answer.Position(partition.Number, decision.LastSequence));
+        return Problem.From(decision.Outcome, from, to, decision.Currency, decision.Amount, about, decision.Bound, readers.State)
+            .With("transaction_id", Answer.ToGuid(transactionId).ToString()).With("position", Answer.Position(readers.Partition, decision.LastSequence));
     }
 
     /// <summary>A refusal as it was recorded; the same as it was answered first.</summary>
-    Problem Refusal(RecordedEvent rejected, EventReaders readers)
+    static Problem Refusal(RecordedEvent rejected, EventReaders readers)
     {
         ref readonly Event e = ref rejected.Event;
         Decision decision = new()
@@ -137,7 +137,7 @@ sealed partial class TransferEndpoints
             Incoming = rejected.Attachment.Integer(AttachmentTag.Incoming) ?? 0,
             Bound = rejected.Attachment.Integer(AttachmentTag.Bound) ?? 0,
         };
-        Problem problem = Refusal(decision, NameOf(e.Account, readers.State), NameOf(e.Counterparty, readers.State), e.TransactionId, readers.State);
+        Problem problem = Refusal(decision, NameOf(e.Account, readers.State), NameOf(e.Counterparty, readers.State), e.TransactionId, readers);
         if (e.Count > 0) problem.With("posting", (int)e.Index);
         return e.Link == 0 ? problem : problem.With("original_id", Answer.ToGuid(readers.Read(e.Link).Event.TransactionId).ToString());
     }
@@ -145,17 +145,17 @@ sealed partial class TransferEndpoints
     static string NameOf(uint account, State state) => account == 0 ? "" : state.Names[account].ToString();
 
     /// <summary>A transfer that was done just now, or would be.</summary>
-    void WriteTransfer(Utf8JsonWriter json, BalanceTransferBody body, in Command command, in Decision decision, EventReaders readers)
+    static void WriteTransfer(Utf8JsonWriter json, BalanceTransferBody body, in Command command, in Decision decision, EventReaders readers)
     {
         Answer.WriteTransfer(
             json, command.Pending ? "pending" : "completed", Answer.ToGuid(command.TransactionId), body.FromAccount, body.ToAccount,
             Amount.Format(decision.Amount, readers.State.Decimals(decision.Currency)), body.Currency,
-            decision.TimeMicros, partition.Number, decision.LastSequence);
+            decision.TimeMicros, readers.Partition, decision.LastSequence);
         if (command.ExpiresInSeconds != 0) json.WriteString("expires_at", Answer.Time(decision.TimeMicros + command.ExpiresInSeconds * 1_000_000L));
         if (command.DryRun) json.WriteBoolean("dry_run", true);
     }
 
-    void WriteTransaction(Utf8JsonWriter json, TransactionBody body, in Command command, in Decision decision, EventReaders readers)
+    static void WriteTransaction(Utf8JsonWriter json, TransactionBody body, in Command command, in Decision decision, EventReaders readers)
     {
         json.WriteString("transaction_id", Answer.ToGuid(command.TransactionId));
         json.WriteString("status", "completed");
@@ -170,15 +170,15 @@ sealed partial class TransferEndpoints
 
         json.WriteEndArray();
         json.WriteString("completed_at", Answer.Time(decision.TimeMicros));
-        json.WriteString("position", Answer.Position(partition.Number, decision.LastSequence));
+        json.WriteString("position", Answer.Position(readers.Partition, decision.LastSequence));
         if (command.DryRun) json.WriteBoolean("dry_run", true);
     }
 
     /// <summary>A transfer as the journal has it, as it was answered first.</summary>
-    void WriteTransfer(Utf8JsonWriter json, RecordedEvent first, EventReaders readers) => WriteTransfer(json, first, first.Event.Kind == EventKind.Held ? "pending" : "completed", readers);
+    static void WriteTransfer(Utf8JsonWriter json, RecordedEvent first, EventReaders readers) => WriteTransfer(json, first, first.Event.Kind == EventKind.Held ? "pending" : "completed", readers);
 
     /// <param name="first">The event that the transaction id is remembered by.</param>
-    void WriteTransfer(Utf8JsonWriter json, RecordedEvent first, string status, EventReaders readers)
+    static void WriteTransfer(Utf8JsonWriter json, RecordedEvent first, string status, EventReaders readers)
     {
         ref readonly Event e = ref first.Event;
         State state = readers.State;
@@ -188,7 +188,7 @@ sealed partial class TransferEndpoints
             (uint payer, uint payee, uint currency, Int128 amount) = movements[0];
             Answer.WriteTransfer(
                 json, status, Answer.ToGuid(e.TransactionId), NameOf(payer, state), NameOf(payee, state),
-                Amount.Format(amount, state.Decimals(currency)), state.CurrencyCode(currency), first.TimeMicros, partition.Number, LastOf(first));
+                Amount.Format(amount, state.Decimals(currency)), state.CurrencyCode(currency), first.TimeMicros, readers.Partition, LastOf(first));
         }
         else
         {
@@ -196,7 +196,7 @@ sealed partial class TransferEndpoints
             json.WriteString("status", status);
             EventJson.WritePostings(json, movements, state);
             json.WriteString("completed_at", Answer.Time(first.TimeMicros));
-            json.WriteString("position", Answer.Position(partition.Number, LastOf(first)));
+            json.WriteString("position", Answer.Position(readers.Partition, LastOf(first)));
         }
 
         if (first.Attachment.Integer(AttachmentTag.ExpiresAt) is Int128 at && e.Kind == EventKind.Held) json.WriteString("expires_at", Answer.Time((long)at));

@@ -23,19 +23,26 @@ sealed partial class TransferEndpoints
         string? homeText = Query.Parameter(http, "account");
         AccountName? home = homeText is null ? null : Query.Account("account", homeText);
 
-        ReadRequest<List<Found>> read = new(state => Find(state, id, home));
-        RequestStatus status = await partition.SubmitAsync(read, timeout);
-        if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
-        if (read.Result.Count == 0)
-            throw new Problem("transfer_not_found", $"No transfer with id {Answer.ToGuid(id)}{(home is null ? "" : $" belongs to '{homeText}'")} was ever asked for.");
-        EventReaders readers = Readers();
-        if (read.Result.Count > 1)
+        List<(Found Found, EventReaders Readers)> all = [];
+        foreach (Partition partition in home is AccountName account ? [router.Of(account, id)] : router.All)
         {
-            throw new Problem("transfer_ambiguous", $"{(read.Result.Count < HomesMax ? read.Result.Count : "Many")} accounts used the id {Answer.ToGuid(id)}. Name one with ?account=.")
-                .With("accounts", read.Result.Select(one => HomeOf(readers.Read(one.Sequence), readers.State)).ToList());
+            ReadRequest<List<Found>> read = new(state => Find(state, id, home));
+            RequestStatus status = await partition.SubmitAsync(read, timeout);
+            // Not found is said only when all have answered.
+            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
+            EventReaders readers = Readers(partition);
+            all.AddRange(read.Result.Select(one => (one, readers)));
         }
 
-        await Answer.WriteAsync(http, 200, json => WriteStory(json, read.Result[0], readers));
+        if (all.Count == 0)
+            throw new Problem("transfer_not_found", $"No transfer with id {Answer.ToGuid(id)}{(home is null ? "" : $" belongs to '{homeText}'")} was ever asked for.");
+        if (all.Count > 1)
+        {
+            throw new Problem("transfer_ambiguous", $"{(all.Count < HomesMax ? all.Count : "Many")} accounts used the id {Answer.ToGuid(id)}. Name one with ?account=.")
+                .With("accounts", all.Take(HomesMax).Select(one => HomeOf(one.Readers.Read(one.Found.Sequence), one.Readers.State)).ToList());
+        }
+
+        await Answer.WriteAsync(http, 200, json => WriteStory(json, all[0].Found, all[0].Readers));
     }
 
     static List<Found> Find(State state, UInt128 id, AccountName? home)
@@ -61,7 +68,7 @@ sealed partial class TransferEndpoints
         return NameOf(home == 0 ? first.Event.Account : home, state);
     }
 
-    void WriteStory(Utf8JsonWriter json, Found found, EventReaders readers)
+    static void WriteStory(Utf8JsonWriter json, Found found, EventReaders readers)
     {
         RecordedEvent first = readers.Read(found.Sequence);
         RecordedEvent? end = found.Hold is { EndSequence: > 0 } hold ? readers.Read(hold.EndSequence) : null;
@@ -111,11 +118,11 @@ sealed partial class TransferEndpoints
     }
 
     /// <summary>An event with those that were written with it: what a capture released before, the credits and further debits after.</summary>
-    void WriteWithParts(Utf8JsonWriter json, RecordedEvent e, EventReaders readers)
+    static void WriteWithParts(Utf8JsonWriter json, RecordedEvent e, EventReaders readers)
     {
         if (e.Event.Kind == EventKind.Captured && readers.Read(e.Sequence - 1) is var before && before.Event.Kind == EventKind.Released && before.Event.Link == e.Event.Link)
-            EventJson.Write(json, partition.Number, before, readers.State);
-        EventJson.Write(json, partition.Number, e, readers.State);
-        for (ulong sequence = e.Sequence + 1; sequence <= LastOf(e); sequence++) EventJson.Write(json, partition.Number, readers.Read(sequence), readers.State);
+            EventJson.Write(json, readers.Partition, before, readers.State);
+        EventJson.Write(json, readers.Partition, e, readers.State);
+        for (ulong sequence = e.Sequence + 1; sequence <= LastOf(e); sequence++) EventJson.Write(json, readers.Partition, readers.Read(sequence), readers.State);
     }
 }

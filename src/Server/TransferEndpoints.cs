@@ -3,13 +3,14 @@ using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
+using Purse.Cluster;
 using Purse.Ledger;
 using Purse.Partitions;
 
 namespace Purse.Server;
 
 /// <summary>Moving money: transfers and holds, many at once, transactions, captures, voids, reversals.</summary>
-sealed partial class TransferEndpoints(Partition partition)
+sealed partial class TransferEndpoints(Router router)
 {
     const int TransfersMax = 10_000;
 
@@ -32,8 +33,9 @@ sealed partial class TransferEndpoints(Partition partition)
         TimeSpan timeout = Query.Timeout(http);
         BalanceTransferBody body = await Body.ReadAsync(http, BodyJson.Default.BalanceTransferBody);
         ToCommand(body, out Command command);
-        Decision decision = await ExecuteAsync(command, timeout);
-        EventReaders readers = Readers();
+        Partition partition = PartitionOf(command);
+        Decision decision = await ExecuteAsync(partition, command, timeout);
+        EventReaders readers = Readers(partition);
         if (decision.Outcome == Outcome.Done) await Answer.WriteAsync(http, 200, json => WriteTransfer(json, body, command, decision, readers));
         else await AnswerAsync(http, ToResult(body, command, decision, readers), readers);
     }
@@ -45,38 +47,48 @@ sealed partial class TransferEndpoints(Partition partition)
         TimeSpan timeout = Query.Timeout(http);
         BalanceTransferBody[] bodies = (await Body.ReadAsync(http, BodyJson.Default.TransfersBody, Body.SizeBytesMaxOfMany)).Transfers;
         if (bodies.Length > TransfersMax) throw new Problem("too_many_transfers", $"There are {bodies.Length} transfers; up to {TransfersMax} are taken at once.");
-        Problem?[] malformed = new Problem?[bodies.Length];
-        CommandRequest request = new(bodies.Length);
-        request.Count = 0;
+        // Each partition gets its own in one request, in their order.
+        Problem?[] refused = new Problem?[bodies.Length];
+        Command[] commands = new Command[bodies.Length];
+        int[] partitionOf = new int[bodies.Length], countOf = new int[router.All.Count];
         for (int i = 0; i < bodies.Length; i++)
         {
             if (bodies[i] is null) throw new Problem("malformed_request", $"transfers[{i}] must not be null.");
             try
             {
-                ToCommand(bodies[i], out request.Commands[request.Count]);
-                request.Count++;
+                ToCommand(bodies[i], out commands[i]);
+                countOf[partitionOf[i] = PartitionOf(commands[i]).Number]++;
             }
             catch (Problem problem)
             {
-                malformed[i] = problem;
+                refused[i] = problem;
             }
         }
 
-        if (request.Count > 0)
+        CommandRequest?[] requests = [.. countOf.Select(count => count == 0 ? null : new CommandRequest(count) { Count = 0 })];
+        for (int i = 0; i < bodies.Length; i++)
         {
-            RequestStatus status = await partition.SubmitAsync(request, timeout);
-            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
+            if (refused[i] is null && requests[partitionOf[i]] is CommandRequest request) request.Commands[request.Count++] = commands[i];
         }
 
-        EventReaders readers = Readers();
+        RequestStatus[] statuses = await Task.WhenAll(requests.Select((request, number) =>
+            request is null ? Task.FromResult(RequestStatus.Answered) : router.All[number].SubmitAsync(request, timeout).AsTask()));
+        // One that all partitions failed is a failed request; one that some failed tells which of its transfers they were.
+        if (requests.Any(request => request is not null) && requests.Zip(statuses).All(one => one.First is null || one.Second != RequestStatus.Answered))
+            throw Problem.From(statuses.First(status => status != RequestStatus.Answered), timeout);
+
+        int[] decided = new int[router.All.Count];
         await Answer.WriteAsync(http, 200, json =>
         {
             json.WriteStartArray("transfers");
-            for (int i = 0, decided = 0; i < bodies.Length; i++)
+            for (int i = 0; i < bodies.Length; i++)
             {
+                int number = partitionOf[i];
+                Problem? problem = refused[i];
+                if (problem is null && statuses[number] != RequestStatus.Answered) problem = Problem.From(statuses[number], timeout);
                 json.WriteStartObject();
-                if (malformed[i] is Problem problem) WriteRejected(json, bodies[i].TransactionId, problem);
-                else WriteOneOfMany(json, bodies[i], request.Commands[decided], request.Decisions[decided++], readers);
+                if (problem is not null) WriteRejected(json, bodies[i].TransactionId, problem);
+                else WriteOneOfMany(json, bodies[i], commands[i], requests[number]!.Decisions[decided[number]++], Readers(router.All[number]));
                 json.WriteEndObject();
             }
 
@@ -84,7 +96,7 @@ sealed partial class TransferEndpoints(Partition partition)
         });
     }
 
-    void WriteOneOfMany(Utf8JsonWriter json, BalanceTransferBody body, in Command command, in Decision decision, EventReaders readers)
+    static void WriteOneOfMany(Utf8JsonWriter json, BalanceTransferBody body, in Command command, in Decision decision, EventReaders readers)
     {
         if (decision.Outcome == Outcome.Done)
         {
@@ -160,8 +172,9 @@ sealed partial class TransferEndpoints(Partition partition)
             DryRun = body.DryRun == true,
             Details = new CommandDetails { Description = Query.Description(body.Description), Metadata = Query.Metadata(body.Metadata), Postings = ToPostings(body.Postings) },
         };
-        Decision decision = await ExecuteAsync(command, timeout);
-        EventReaders readers = Readers();
+        Partition partition = router.Of(command.Details.Postings, command.TransactionId) ?? throw LiveApart(body.TransactionId);
+        Decision decision = await ExecuteAsync(partition, command, timeout);
+        EventReaders readers = Readers(partition);
         PostingBody refused = body.Postings[decision.Posting];
         switch (decision.Outcome)
         {
@@ -174,7 +187,7 @@ sealed partial class TransferEndpoints(Partition partition)
             case < Outcome.FromAccountNotFound or Outcome.StorageFull:
                 throw AtPosting(decision.Posting, Problem.From(decision.Outcome, refused.Currency));
             default:
-                Problem refusal = Refusal(decision, refused.FromAccount, refused.ToAccount, command.TransactionId, readers.State).With("posting", decision.Posting);
+                Problem refusal = Refusal(decision, refused.FromAccount, refused.ToAccount, command.TransactionId, readers).With("posting", decision.Posting);
                 await Answer.WriteAsync(http, command.DryRun ? refusal.With("dry_run", true) : refusal);
                 return;
         }
@@ -208,14 +221,18 @@ sealed partial class TransferEndpoints(Partition partition)
     {
         AmountBody body = await Body.ReadAsync(http, BodyJson.Default.AmountBody);
         Command command = AboutOriginal(http, CommandKind.Capture, body.TransactionId, body.Amount);
-        await AnswerAsync(http, command, null, await ExecuteAsync(command, Query.Timeout(http)));
+        TimeSpan timeout = Query.Timeout(http);
+        Partition partition = await LocateAsync(command, timeout);
+        await AnswerAsync(http, partition, command, null, await ExecuteAsync(partition, command, timeout));
     }
 
     async Task VoidAsync(HttpContext http)
     {
         VoidBody body = await Body.ReadAsync(http, BodyJson.Default.VoidBody);
         Command command = AboutOriginal(http, CommandKind.Void, body.TransactionId, null);
-        await AnswerAsync(http, command, null, await ExecuteAsync(command, Query.Timeout(http)));
+        TimeSpan timeout = Query.Timeout(http);
+        Partition partition = await LocateAsync(command, timeout);
+        await AnswerAsync(http, partition, command, null, await ExecuteAsync(partition, command, timeout));
     }
 
     /// <summary>
@@ -230,6 +247,7 @@ sealed partial class TransferEndpoints(Partition partition)
         command.Details = new CommandDetails { Description = description, Metadata = metadata };
         TimeSpan timeout = Query.Timeout(http);
         long started = Environment.TickCount64;
+        Partition partition = await LocateAsync(command, timeout);
         ReadRequest<(Outcome Outcome, ulong Original, ulong Before)> find = new(state =>
             (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before));
         RequestStatus status = await partition.SubmitAsync(find, timeout);
@@ -237,7 +255,7 @@ sealed partial class TransferEndpoints(Partition partition)
         if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
         if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
         if (find.Result.Outcome != Outcome.Done) throw Problem.From(find.Result.Outcome, "");
-        EventReaders readers = Readers();
+        EventReaders readers = Readers(partition);
         if (find.Result.Before != 0)
         {
             await AnswerAsync(http, Replay(command, body.Metadata, readers.Read(find.Result.Before), readers), readers);
@@ -249,7 +267,7 @@ sealed partial class TransferEndpoints(Partition partition)
             throw new Problem("malformed_request", $"{Answer.ToGuid(command.OriginalId)} is a transaction, which is reversed in full: leave out amount.");
         command.Details = new CommandDetails { Description = description, Metadata = metadata, Original = original };
         TimeSpan left = timeout - TimeSpan.FromMilliseconds(Environment.TickCount64 - started);
-        await AnswerAsync(http, command, body.Metadata, await ExecuteAsync(command, left > TimeSpan.Zero ? left : TimeSpan.FromMilliseconds(1)));
+        await AnswerAsync(http, partition, command, body.Metadata, await ExecuteAsync(partition, command, left > TimeSpan.Zero ? left : TimeSpan.FromMilliseconds(1)));
     }
 
     /// <summary>A command about the transfer that the path names, and the home that <c>?account=</c> may name.</summary>
@@ -268,23 +286,23 @@ sealed partial class TransferEndpoints(Partition partition)
     }
 
     /// <summary>Answers a capture, a void or a reversal.</summary>
-    async Task AnswerAsync(HttpContext http, Command command, JsonElement? metadata, Decision decision)
+    static async Task AnswerAsync(HttpContext http, Partition partition, Command command, JsonElement? metadata, Decision decision)
     {
-        EventReaders readers = Readers();
+        EventReaders readers = Readers(partition);
         if (decision.Outcome is not Outcome.Done and not Outcome.Duplicate and (< Outcome.FromAccountNotFound or Outcome.StorageFull))
             throw Problem.From(decision.Outcome, decision.Currency == 0 ? "" : readers.State.CurrencyCode(decision.Currency));
         RecordedEvent recorded = readers.Read(decision.Sequence);
         await AnswerAsync(http, decision.Outcome == Outcome.Duplicate ? Replay(command, metadata, recorded, readers) : ToResult(recorded, isReplayed: false, readers), readers);
     }
 
-    Task AnswerAsync(HttpContext http, Result result, EventReaders readers)
+    static Task AnswerAsync(HttpContext http, Result result, EventReaders readers)
     {
         if (result.IsReplayed) http.Response.Headers["Idempotent-Replayed"] = "true";
         // A refusal is an everyday answer: written, not thrown.
         return result.Problem is Problem problem ? Answer.WriteAsync(http, problem) : Answer.WriteAsync(http, 200, json => WriteTransfer(json, result.Recorded!, readers));
     }
 
-    async ValueTask<Decision> ExecuteAsync(Command command, TimeSpan timeout)
+    async ValueTask<Decision> ExecuteAsync(Partition partition, Command command, TimeSpan timeout)
     {
         CommandRequest request = _requests.TryTake(out CommandRequest? idle) ? idle : new CommandRequest(1);
         request.Commands[0] = command;
@@ -295,5 +313,35 @@ sealed partial class TransferEndpoints(Partition partition)
         return status == RequestStatus.Answered ? decision : throw Problem.From(status, timeout);
     }
 
-    EventReaders Readers() => partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default);
+    static EventReaders Readers(Partition partition) => partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default);
+
+    Partition PartitionOf(in Command transfer) =>
+        router.Of(transfer.Account, transfer.Counterparty, transfer.TransactionId) ?? throw LiveApart(Answer.ToGuid(transfer.TransactionId).ToString());
+
+    static Problem LiveApart(string transactionId) => new(
+        "partition_unavailable", $"The accounts of {transactionId} live in different partitions, and this version does not move money between partitions yet. Nothing was recorded.");
+
+    /// <summary>The partition that a capture, void or reversal belongs in: its original's. Where no home is told, all are asked.</summary>
+    async ValueTask<Partition> LocateAsync(Command command, TimeSpan timeout)
+    {
+        if (!command.Account.IsEmpty) return router.Of(command.Account, command.OriginalId);
+        if (router.All.Count == 1) return router.All[0];
+        List<(Partition Partition, ulong Before)> candidates = [];
+        bool isAmbiguous = false;
+        foreach (Partition partition in router.All)
+        {
+            ReadRequest<(Outcome Outcome, ulong Before)> find = new(state => (StateMachine.FindOriginalOf(state, command, out _, out _, out ulong before), before));
+            RequestStatus status = await partition.SubmitAsync(find, timeout);
+            if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
+            // Not found, or the only one, is said only when all have answered.
+            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
+            isAmbiguous |= find.Result.Outcome == Outcome.TransferAmbiguous;
+            if (find.Result.Outcome == Outcome.Done) candidates.Add((partition, find.Result.Before));
+        }
+
+        if (candidates.Count == 0 && !isAmbiguous) throw Problem.From(Outcome.TransferNotFound, "");
+        // Where several homes used the original's id, this one may have been decided before: its own id tells in which.
+        if (candidates.Count > 1 || isAmbiguous) candidates.RemoveAll(one => one.Before == 0);
+        return candidates.Count == 1 ? candidates[0].Partition : throw Problem.From(Outcome.TransferAmbiguous, "");
+    }
 }

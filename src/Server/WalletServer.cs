@@ -10,6 +10,7 @@ using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
+using Purse.Cluster;
 using Purse.Journal;
 using Purse.Partitions;
 using BadHttpRequestException = Microsoft.AspNetCore.Http.BadHttpRequestException;
@@ -22,6 +23,9 @@ public sealed record WalletServerOptions
 
     /// <summary>Such as <c>http://127.0.0.1:7070</c>; port 0 takes a free one.</summary>
     public required string Listen { get; init; }
+
+    /// <summary>For a new data folder; 1 where it is not given.</summary>
+    public int? PartitionsCount { get; init; }
 
     public PartitionOptions Partition { get; init; } = new();
 
@@ -39,20 +43,19 @@ public sealed class WalletServer : IAsyncDisposable
 {
     readonly WebApplication _app;
     readonly DataFolder _folder;
-    readonly Partition _partition;
     bool _disposed;
 
-    WalletServer(WebApplication app, DataFolder folder, Partition partition)
+    WalletServer(WebApplication app, DataFolder folder, IReadOnlyList<Partition> partitions)
     {
         _app = app;
         _folder = folder;
-        _partition = partition;
+        Partitions = partitions;
     }
 
     /// <summary>Where it listens, with the port it got.</summary>
     public Uri Address { get; private set; } = null!;
 
-    public Partition Partition => _partition;
+    public IReadOnlyList<Partition> Partitions { get; }
 
     /// <summary>Recovers the data folder, then listens.</summary>
     /// <exception cref="StartException">Something the operator must mend.</exception>
@@ -62,26 +65,28 @@ public sealed class WalletServer : IAsyncDisposable
         DataFolder folder;
         try
         {
-            folder = DataFolder.OpenForWriting(options.DataFolder, $"process {Environment.ProcessId}, which serves {options.Listen} since {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z");
+            folder = DataFolder.OpenForWriting(options.DataFolder, $"process {Environment.ProcessId}, which serves {options.Listen} since {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z", options.PartitionsCount);
         }
         catch (IOException e)
         {
             throw new StartException(e.Message, e);
         }
 
-        Partition? partition = null;
+        List<Partition> partitions = [];
         try
         {
-            if (folder.PartitionsCount != 1) throw new StartException($"{folder.Root} was made for {folder.PartitionsCount} partitions; this version serves 1. Use the version that made it.");
-            partition = Partition.Start(0, options.Disk?.Invoke(0) ?? folder.Disk(0), options.Partition, TimeProvider.System, options.Log);
-            WalletServer server = new(Build(listen, partition, options.Log), folder, partition);
+            for (int number = 0; number < folder.PartitionsCount; number++)
+                partitions.Add(Partition.Start(number, options.Disk?.Invoke(number) ?? folder.Disk(number), options.Partition, TimeProvider.System, options.Log));
+            Router router = new(partitions);
+            await CurrencyEndpoints.SpreadAsync(router);
+            WalletServer server = new(Build(listen, router, options.Log), folder, partitions);
             await server._app.StartAsync();
             server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
             return server;
         }
         catch (Exception e)
         {
-            if (partition is not null) await partition.DisposeAsync();
+            foreach (Partition partition in partitions) await partition.DisposeAsync();
             folder.Dispose();
             throw e switch
             {
@@ -110,7 +115,7 @@ public sealed class WalletServer : IAsyncDisposable
                 $"Refusing to listen on {listen}: without authentication every caller may move all money, so only loopback addresses are allowed. Use http://127.0.0.1:{uri.Port}, behind a proxy that authenticates.");
     }
 
-    static WebApplication Build(Uri listen, Partition partition, Action<string> log)
+    static WebApplication Build(Uri listen, Router router, Action<string> log)
     {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.WebHost.UseKestrelCore();
@@ -132,21 +137,21 @@ public sealed class WalletServer : IAsyncDisposable
         CancellationToken stopping = app.Lifetime.ApplicationStopping;
         app.Use(next => http => GuardAsync(http, next, stopping, log));
         app.UseRouting();
-        new TransferEndpoints(partition).Map(app);
-        new AccountEndpoints(partition, TimeProvider.System).Map(app);
-        new CurrencyEndpoints(partition).Map(app);
-        new EventEndpoints(partition, stopping).Map(app);
+        new TransferEndpoints(router).Map(app);
+        new AccountEndpoints(router, TimeProvider.System).Map(app);
+        new CurrencyEndpoints(router).Map(app);
+        new EventEndpoints(router, stopping).Map(app);
         OpenApi.Map(app);
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
-        app.MapGet("/readyz", http => ReadyAsync(http, partition, stopping));
+        app.MapGet("/readyz", http => ReadyAsync(http, router, stopping));
         return app;
     }
 
-    static Task ReadyAsync(HttpContext http, Partition partition, CancellationToken stopping)
+    static Task ReadyAsync(HttpContext http, Router router, CancellationToken stopping)
     {
         if (stopping.IsCancellationRequested) throw Problem.From(RequestStatus.ShuttingDown, default);
-        if (partition.Fault is not null) throw Problem.From(RequestStatus.Unavailable, default);
-        if (!partition.IsReady) throw Problem.From(Ledger.Outcome.StorageFull, "");
+        if (router.All.Any(partition => partition.Fault is not null)) throw Problem.From(RequestStatus.Unavailable, default);
+        if (!router.All.All(partition => partition.IsReady)) throw Problem.From(Ledger.Outcome.StorageFull, "");
         return Answer.WriteAsync(http, 200, json => json.WriteString("status", "ready"));
     }
 
@@ -212,7 +217,7 @@ public sealed class WalletServer : IAsyncDisposable
         if (_disposed) return;
         _disposed = true;
         await _app.StopAsync();
-        await _partition.DisposeAsync();
+        await Task.WhenAll(Partitions.Select(partition => partition.DisposeAsync().AsTask()));
         await _app.DisposeAsync();
         _folder.Dispose();
     }

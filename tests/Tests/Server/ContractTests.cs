@@ -281,7 +281,7 @@ public sealed partial class ContractTests
         Assert.Equal("503 overloaded", Show(answers.First(one => one.Status != 200), codes));
         Assert.Equal($"{answers.Count(one => one.Status == 200) + 100}.00", await busy.BalanceAsync("alice"));
 
-        await busy.Server.Partition.DisposeAsync();
+        await busy.Server.Partitions[0].DisposeAsync();
         Assert.Equal("503 shutting_down", Show(await busy.TransferAsync("@world", "alice", "1.00"), codes));
     }
 }

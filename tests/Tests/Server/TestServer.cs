@@ -29,9 +29,11 @@ sealed class TestServer : IAsyncDisposable
 
     public int QueuedCommandsMax { get; init; } = 65_536;
 
-    public static async Task<TestServer> StartAsync(IDisk? disk = null, int queuedCommandsMax = 65_536)
+    public int? PartitionsCount { get; set; }
+
+    public static async Task<TestServer> StartAsync(IDisk? disk = null, int queuedCommandsMax = 65_536, int? partitionsCount = null)
     {
-        TestServer test = new() { Disk = disk, QueuedCommandsMax = queuedCommandsMax };
+        TestServer test = new() { Disk = disk, QueuedCommandsMax = queuedCommandsMax, PartitionsCount = partitionsCount };
         await test.RestartAsync();
         return test;
     }
@@ -44,6 +46,7 @@ sealed class TestServer : IAsyncDisposable
         {
             DataFolder = Data,
             Listen = "http://127.0.0.1:0",
+            PartitionsCount = PartitionsCount,
             Disk = Disk is null ? null : _ => Disk,
             Partition = new PartitionOptions { QueuedCommandsMax = QueuedCommandsMax, Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 }, EventsPerBlockMax = 1024 },
         });

@@ -1,0 +1,197 @@
+using System.Text.Json;
+using Purse.Cluster;
+using Purse.Ledger;
+using Purse.Server;
+
+namespace Purse.Tests.Server;
+
+/// <summary>One server with several partitions: every account in one of them, system accounts in all.</summary>
+public sealed class PartitionedTests
+{
+    const int Partitions = 4;
+
+    /// <summary>The spread never changes: whoever changes it loses every account. The hashes are those that <c>xxhsum -H3</c> prints.</summary>
+    [Theory]
+    [InlineData("alice", 0x4da10dd61a0116b0, 0, 5)]
+    [InlineData("bob", 0x1403c0c40f49b8e5, 1, 4)]
+    [InlineData("shop/1", 0xd407beea3700dad0, 0, 2)]
+    public void Accounts_are_spread_by_their_hash(string account, ulong hash, int ofFour, int ofSeven)
+    {
+        AccountName name = AccountName.Parse(account);
+        Assert.Equal(hash, name.Hash());
+        Assert.Equal((ofFour, ofSeven), (Router.PartitionOf(name, Partitions), Router.PartitionOf(name, 7)));
+    }
+
+    /// <summary>The n-th account that lives in this partition.</summary>
+    static string In(int partition, int n = 0) =>
+        Enumerable.Range(0, 10_000).Select(i => $"a{i}").Where(name => Router.PartitionOf(AccountName.Parse(name), Partitions) == partition).ElementAt(n);
+
+    static async Task<TestServer> StartAsync()
+    {
+        TestServer server = await TestServer.StartAsync(partitionsCount: Partitions);
+        for (int partition = 0; partition < Partitions; partition++)
+        {
+            await server.OpenAsync(In(partition));
+            await server.OpenAsync(In(partition, 1), "0");
+        }
+
+        return server;
+    }
+
+    static Task<Response> EndAsync(TestServer server, Guid original, Guid id, string what, string query = "") =>
+        server.PostAsync($"/v1/wallet/transfers/{original}/{what}{query}", $$"""{"transaction_id":"{{id}}"}""");
+
+    [Fact]
+    public async Task Every_partition_moves_its_own_money_and_a_system_account_is_their_sum()
+    {
+        await using TestServer server = await StartAsync();
+        for (int life = 0; life < 2; life++)
+        {
+            for (int partition = 0; partition < Partitions; partition++)
+            {
+                Response moved = await server.TransferAsync(In(partition), In(partition, 1), "10.00");
+                Assert.Equal(200, moved.Status);
+                Assert.StartsWith($"{partition}:", moved.Text("position"), StringComparison.Ordinal);
+                Assert.Equal((100 - 10 * (life + 1), 10 * (life + 1)), ((int)decimal.Parse(await server.BalanceAsync(In(partition))), (int)decimal.Parse(await server.BalanceAsync(In(partition, 1)))));
+            }
+
+            Response world = await server.GetAsync("/v1/wallet/accounts/@world/balance?currency=USD"), account = await server.GetAsync("/v1/wallet/accounts/@world");
+            Assert.Equal("-400.00", world.Text("posted"));
+            Assert.Equal("-400.00", account.Body.GetProperty("balances").GetProperty("USD").GetProperty("posted").GetString());
+            Assert.Equal(["0", "1", "2", "3"], world.Text("position").Split(',').Select(entry => entry.Split(':')[0]));
+            // The past of a system account: each part at its own entry.
+            Assert.Equal("-400.00", (await server.GetAsync($"/v1/wallet/accounts/@world/balance?currency=USD&at={world.Text("position")}")).Text("posted"));
+            Assert.Equal("0.00", (await server.GetAsync("/v1/wallet/accounts/@world/balance?currency=USD&at=0:1,1:1,2:1,3:1")).Text("posted"));
+            (await server.GetAsync("/v1/wallet/accounts/@world/balance?currency=USD&at=0:1")).IsProblem(400, "malformed_request");
+            Assert.Equal(200, (await server.GetAsync($"/v1/wallet/accounts/{In(3)}/balance?currency=USD&min_position={world.Text("position")}")).Status);
+            await server.RestartAsync();
+        }
+    }
+
+    [Fact]
+    public async Task The_history_of_a_system_account_comes_from_all_partitions_by_time()
+    {
+        await using TestServer server = await StartAsync();
+        for (int i = 0; i < 20; i++) await server.TransferAsync("@world", In(i % Partitions), "1.00");
+        foreach (string order in new[] { "desc", "asc" })
+        {
+            List<string> times = [], positions = [];
+            for (string? cursor = ""; cursor is not null;)
+            {
+                Response page = await server.GetAsync($"/v1/wallet/accounts/@world/history?currency=USD&limit=5&order={order}{cursor}");
+                foreach (JsonElement e in page.Body.GetProperty("events").EnumerateArray())
+                {
+                    times.Add(e.GetProperty("time").GetString()!);
+                    positions.Add(e.GetProperty("position").GetString()!);
+                }
+
+                cursor = page.Body.GetProperty("next_cursor").GetString() is string next ? $"&cursor={next}" : null;
+            }
+
+            Assert.Equal((24, 24), (positions.Count, positions.Distinct().Count()));
+            Assert.Equal(order == "asc" ? times.Order(StringComparer.Ordinal) : times.OrderDescending(StringComparer.Ordinal), times);
+        }
+    }
+
+    [Fact]
+    public async Task An_id_is_found_wherever_it_lives_and_ambiguous_across_partitions()
+    {
+        await using TestServer server = await StartAsync();
+        Guid hold = Guid.NewGuid(), capture = Guid.NewGuid(), back = Guid.NewGuid(), other = Guid.NewGuid(), between = Guid.NewGuid();
+        await server.TransferAsync(In(2), In(2, 1), "10.00", id: hold, more: ",\"pending\":true");
+        Assert.Equal("pending", (await server.GetAsync($"/v1/wallet/transfers/{hold}")).Text("status"));
+        Response captured = await EndAsync(server, hold, capture, "capture");
+        Assert.Equal((200, "10.00"), (captured.Status, captured.Text("amount")));
+        Assert.Equal(200, (await EndAsync(server, capture, back, "reverse")).Status);
+        Assert.Equal("reversed", (await server.GetAsync($"/v1/wallet/transfers/{capture}")).Text("status"));
+        (await server.GetAsync($"/v1/wallet/transfers/{Guid.NewGuid()}")).IsProblem(404, "transfer_not_found");
+        (await EndAsync(server, Guid.NewGuid(), other, "void")).IsProblem(404, "transfer_not_found");
+
+        // Another partition's account uses the same id.
+        await server.TransferAsync(In(0), In(0, 1), "1.00", id: hold);
+        Response ambiguous = await server.GetAsync($"/v1/wallet/transfers/{hold}");
+        ambiguous.IsProblem(409, "transfer_ambiguous");
+        Assert.Equal([In(0), In(2)], ambiguous.Body.GetProperty("accounts").EnumerateArray().Select(a => a.GetString()));
+        (await EndAsync(server, hold, other, "capture")).IsProblem(409, "transfer_ambiguous");
+        Assert.Equal(captured.Body.GetRawText(), (await EndAsync(server, hold, capture, "capture")).Body.GetRawText());
+        Assert.Equal("captured", (await server.GetAsync($"/v1/wallet/transfers/{hold}?account={In(2)}")).Text("status"));
+        (await EndAsync(server, hold, other, "capture", $"?account={In(2)}")).IsProblem(409, "hold_already_captured");
+
+        // Between two system accounts the id itself picks the partition.
+        Response moved = await server.TransferAsync("@world", "@bank", "5.00", id: between);
+        Assert.Equal($"{Router.PartitionOf(Answer.FromGuid(between), Partitions)}", moved.Text("position").Split(':')[0]);
+        Assert.Equal("completed", (await server.GetAsync($"/v1/wallet/transfers/{between}?account=@world")).Text("status"));
+    }
+
+    [Fact]
+    public async Task Many_transfers_go_to_their_partitions_and_come_back_in_order()
+    {
+        await using TestServer server = await StartAsync();
+        string items = string.Join(',', Enumerable.Range(0, 40).Select(i =>
+            $$"""{"from_account":"{{In(i % Partitions)}}","to_account":"{{In(i % Partitions, 1)}}","amount":"{{1 + i}}","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}"""));
+        Response all = await server.PostAsync("/v1/wallet/transfers", $$"""{"transfers":[{{items}}]}""");
+        JsonElement[] answers = [.. all.Body.GetProperty("transfers").EnumerateArray()];
+        Assert.Equal(40, answers.Length);
+        for (int i = 0; i < 40; i++)
+        {
+            // Each payer has 100.00 and pays 1 + i for every fourth i.
+            int before = Enumerable.Range(0, i).Where(n => n % Partitions == i % Partitions).Aggregate(0, (paid, n) => paid + 1 + n <= 100 ? paid + 1 + n : paid);
+            Assert.Equal(before + 1 + i <= 100 ? "completed" : "rejected", answers[i].GetProperty("status").GetString());
+            Assert.StartsWith($"{i % Partitions}:", answers[i].GetProperty("position").GetString(), StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public async Task Events_of_all_partitions_resume_at_a_position_of_each()
+    {
+        await using TestServer server = await StartAsync();
+        async Task<List<string>> EventsAsync(string query) =>
+            [.. (await server.Client.GetStringAsync($"/v1/events?live=false{query}")).Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => JsonDocument.Parse(line).RootElement.GetProperty("position").GetString()!)];
+        List<string> all = await EventsAsync("");
+        List<string> rest = await EventsAsync("&after=0:0,1:2");
+        for (int partition = 0; partition < Partitions; partition++)
+        {
+            string[] own = [.. all.Where(position => position.StartsWith($"{partition}:", StringComparison.Ordinal))];
+            Assert.Equal(await EventsAsync($"&partition={partition}"), own);
+            Assert.Equal(own[(partition == 1 ? 2 : 0)..], rest.Where(position => position.StartsWith($"{partition}:", StringComparison.Ordinal)));
+        }
+
+        Assert.Equal(400, (await server.GetAsync("/v1/events?partition=4")).Status);
+    }
+
+    [Fact]
+    public async Task A_currency_is_known_everywhere_before_its_registration_is_answered()
+    {
+        await using TestServer server = await StartAsync();
+        Assert.Equal(201, (await server.PostAsync("/v1/wallet/currencies", """{"currency":"GEM","decimals":3}""")).Status);
+        for (int partition = 0; partition < Partitions; partition++) Assert.Equal("1.500", (await server.TransferAsync("@world", In(partition), "1.5", "GEM")).Text("amount"));
+        Assert.Equal("-6.000", await server.BalanceAsync("@world", "GEM"));
+        (await server.PostAsync("/v1/wallet/currencies", """{"currency":"GEM","decimals":2}""")).IsProblem(409, "currency_exists");
+    }
+
+    [Fact]
+    public async Task A_transfer_between_partitions_leaves_nothing()
+    {
+        await using TestServer server = await StartAsync();
+        Guid id = Guid.NewGuid();
+        (await server.TransferAsync(In(0), In(1), "1.00", id: id)).IsProblem(503, "partition_unavailable");
+        (await server.PostAsync("/v1/wallet/transactions", $$"""{"transaction_id":"{{id}}","postings":[{"from_account":"{{In(0)}}","to_account":"@fees","amount":"1","currency":"USD"},{"from_account":"@fees","to_account":"{{In(1)}}","amount":"1","currency":"USD"}]}"""))
+            .IsProblem(503, "partition_unavailable");
+        (await server.GetAsync($"/v1/wallet/transfers/{id}")).IsProblem(404, "transfer_not_found");
+        Assert.Equal("100.00", await server.BalanceAsync(In(0)));
+    }
+
+    [Fact]
+    public async Task The_number_of_partitions_never_changes()
+    {
+        await using TestServer server = await StartAsync();
+        server.PartitionsCount = null;
+        await server.RestartAsync();
+        Assert.Equal("100.00", await server.BalanceAsync(In(3)));
+        server.PartitionsCount = 2;
+        StartException refused = await Assert.ThrowsAsync<StartException>(server.RestartAsync);
+        Assert.Contains("was made for 4 partitions, not 2", refused.Message, StringComparison.Ordinal);
+        server.PartitionsCount = Partitions;
+        await server.RestartAsync();
+    }
+}
