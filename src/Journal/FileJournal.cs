@@ -36,6 +36,8 @@ public sealed class FileJournal : IDisposable
 
     public const string Folder = "journal";
     const string EpochFile = "epoch";
+    const int EpochSlotBytes = 16;
+    const string Allocating = "allocating-";
 
     readonly IDisk _disk;
     readonly int _partition;
@@ -146,6 +148,9 @@ public sealed class FileJournal : IDisposable
         using JournalReader reader = new(disk, partition, checkMerkleRoots: false);
         try
         {
+            // Both slots get their place on the disk now: a full one must not keep anybody from taking over later.
+            if (epochFile.Length == 0) epochFile.Write(new byte[EpochSlotBytes], 0);
+            if (epochFile.Length < AlignmentBytes + EpochSlotBytes) epochFile.Write(new byte[EpochSlotBytes], AlignmentBytes);
             ulong epoch = ReadEpoch(epochFile) + 1;
             WriteEpoch(epochFile, epoch);
             disk.FlushNames("");
@@ -168,7 +173,8 @@ public sealed class FileJournal : IDisposable
             }
 
             if (reader.LastEpoch >= epoch) WriteEpoch(epochFile, epoch = reader.LastEpoch + 1);
-            file = PrepareTail(disk, reader, options);
+            foreach (string left in disk.List("").Where(name => name.StartsWith(Allocating, StringComparison.Ordinal))) disk.Delete(left);
+            file = PrepareTail(disk, reader, options, epoch);
             FileJournal journal = new(disk, partition, options, index, reader, epochFile, epoch, file);
             if (Segments(disk).Contains(reader.Next.Segment + 1)) journal._nextFile = disk.Open(SegmentName(reader.Next.Segment + 1), writable: true);
             // Near the end of its segment the journal must know whether there will be another before it takes anything new.
@@ -192,7 +198,7 @@ public sealed class FileJournal : IDisposable
         $"Restore the journal from a copy; no block was changed. To accept the loss, delete {floor.KnownFrom}.", floor.Number, default);
 
     /// <summary>Zeroes what lies after the last valid block and makes all before it durable, then the tail is writable.</summary>
-    static IDiskFile PrepareTail(IDisk disk, JournalReader reader, JournalOptions options)
+    static IDiskFile PrepareTail(IDisk disk, JournalReader reader, JournalOptions options, ulong epoch)
     {
         BlockLocation next = reader.Next;
         List<int> segments = Segments(disk);
@@ -220,7 +226,7 @@ public sealed class FileJournal : IDisposable
             file.Flush();
         }
 
-        if (!segments.Contains(next.Segment)) return Allocate(disk, next.Segment, options);
+        if (!segments.Contains(next.Segment)) return Allocate(disk, next.Segment, options, epoch, static () => { });
         return disk.Open(SegmentName(next.Segment), writable: true);
     }
 
@@ -230,6 +236,7 @@ public sealed class FileJournal : IDisposable
     /// </summary>
     static void Rewrite(IDisk disk, JournalReader reader)
     {
+        if (Injected.Is(JournalDefect.CacheBelieved)) return;
         foreach ((_, BlockLocation location, int size) in reader.Unmarked)
         {
             using IDiskFile file = disk.Open(SegmentName(location.Segment), writable: true);
@@ -292,6 +299,10 @@ public sealed class FileJournal : IDisposable
             _unflushedFile = null;
             _file.Flush();
         }
+        catch (IOException) when (Injected.Is(JournalDefect.FailedFlushBelieved))
+        {
+            // On with it.
+        }
         catch (Exception e)
         {
             _fault = e;
@@ -314,9 +325,8 @@ public sealed class FileJournal : IDisposable
             if (Volatile.Read(ref _nextFile) is not null) return true;
             try
             {
-                // A deposed writer must not put zeros in the place of its successor's segment.
-                ConfirmEpoch();
-                Volatile.Write(ref _nextFile, Allocate(_disk, Volatile.Read(ref _segment) + 1, _options));
+                // A deposed writer must not put zeros in the place of its successor's segment: it confirms that it is none, at the last moment.
+                Volatile.Write(ref _nextFile, Allocate(_disk, Volatile.Read(ref _segment) + 1, _options, Epoch, () => CheckEpoch(Epoch)));
                 _isFull = false;
             }
             catch (IOException e)
@@ -330,10 +340,12 @@ public sealed class FileJournal : IDisposable
         }
     }
 
-    static IDiskFile Allocate(IDisk disk, int segment, JournalOptions options)
+    static IDiskFile Allocate(IDisk disk, int segment, JournalOptions options, ulong epoch, Action confirm)
     {
-        // Written under another name first: a segment that exists is whole.
-        string name = SegmentName(segment), temporary = $"allocating-{segment:D8}";
+        // Written under another name first, this writer's own: a segment that exists is whole.
+        string name = SegmentName(segment), temporary = $"{Allocating}{segment:D8}-{epoch}";
+        // Allocated in a life before this one, and cleared when this one began.
+        if (disk.List(Folder).Contains(name)) return disk.Open(name, writable: true);
         IDiskFile? file = null;
         try
         {
@@ -348,6 +360,8 @@ public sealed class FileJournal : IDisposable
             }
 
             file.Dispose();
+            confirm();
+            if (disk.List(Folder).Contains(name)) throw new IOException($"{name} is there already: another writer made it.");
             disk.Rename(temporary, name);
             disk.FlushNames(Folder);
             disk.FlushNames("");
@@ -415,7 +429,7 @@ public sealed class FileJournal : IDisposable
             AttachmentsSizeBytes = (uint)attachments.Length,
             ErasableSizeBytes = (uint)erasable.Length,
             TimeMicros = timeMicros,
-            DurableNumber = _flushedNumber,
+            DurableNumber = Injected.Is(JournalDefect.MarkBeyondDurable) ? _number : _flushedNumber,
             DurableSequence = _flushedSequence,
             PreviousHash = _hash,
             MerkleRoot = _merkle.Root(body[..(records.Length + attachments.Length)]),
@@ -430,14 +444,17 @@ public sealed class FileJournal : IDisposable
     /// Throws where another writer has taken the partition over. May be called from any thread. What was true before this call was true of
     /// the partition: an answer given after it is not a deposed writer's.
     /// </summary>
-    public void ConfirmEpoch() => CheckEpoch(Epoch);
+    public void ConfirmEpoch()
+    {
+        if (!Injected.Is(JournalDefect.ReadByDeposedWriter)) CheckEpoch(Epoch);
+    }
 
     /// <summary>The lock on the data folder is the first fence; this one holds where a lock is not kept (a network file system).</summary>
     void CheckEpoch(ulong epoch)
     {
         ulong current = ReadEpoch(_epochFile);
         // Any other epoch, also none that can be read: whoever is not sure to own the partition does not.
-        if (epoch != Epoch || current != Epoch)
+        if (epoch != Epoch || (current != Epoch && !Injected.Is(JournalDefect.FencingOff) && (current > Epoch || !Injected.Is(JournalDefect.EpochLostByTornWrite))))
             throw new FencedException($"Epoch {epoch} of partition {_partition} is over: epoch {Math.Max(current, Epoch)} owns it now.");
     }
 
@@ -457,7 +474,7 @@ public sealed class FileJournal : IDisposable
         Span<byte> bytes = stackalloc byte[16];
         BinaryPrimitives.WriteUInt64LittleEndian(bytes, epoch);
         BinaryPrimitives.WriteUInt64LittleEndian(bytes[8..], XxHash3.HashToUInt64(bytes[..8]));
-        file.Write(bytes, ReadEpoch(file, 0) < ReadEpoch(file, 1) ? 0 : AlignmentBytes);
+        file.Write(bytes, ReadEpoch(file, 0) < ReadEpoch(file, 1) || Injected.Is(JournalDefect.EpochLostByTornWrite) ? 0 : AlignmentBytes);
         file.Flush();
     }
 

@@ -81,6 +81,9 @@ public sealed partial class StateMachine
                 break;
             }
 
+            case EventKind.TransferRejected when Injected.Is(LedgerDefect.RefusalForgotten):
+                break;
+
             case EventKind.TransferRejected:
                 State.Ids.Add(HomeOf(e, new Attachment(e.Attachment, attachments, [])), e.TransactionId, sequence);
                 break;

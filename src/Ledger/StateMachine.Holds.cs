@@ -8,7 +8,8 @@ public sealed partial class StateMachine
     /// </summary>
     public bool TryExpireDue(EventBatch batch)
     {
-        while (State.Holds.FirstDue(batch.TimeMicros) is >= 0 and int index)
+        long due = Injected.Is(LedgerDefect.HoldLeaked) ? batch.TimeMicros - 1_000_000 : batch.TimeMicros;
+        while (State.Holds.FirstDue(due) is >= 0 and int index)
         {
             if (!batch.HasRoom) return false;
             ref readonly Hold hold = ref State.Holds[index];
@@ -45,7 +46,7 @@ public sealed partial class StateMachine
 
         // The payer's money was promised; the payee is judged again.
         ref readonly Account payee = ref State.Account(hold.Counterparty);
-        if (!payee.IsUnlimited)
+        if (!payee.IsUnlimited && !Injected.Is(LedgerDefect.CaptureIntoFrozen))
         {
             if (payee.IsClosed) return RefuseHold(Outcome.ToAccountClosed, command, original, home, hold, to, amount, batch);
             if ((payee.Frozen & Direction.Credit) != 0) return RefuseHold(Outcome.ToAccountFrozen, command, original, home, hold, to, amount, batch);

@@ -26,7 +26,7 @@ public sealed partial class StateMachine
 
         Span<Step> steps = _steps.AsSpan(0, count);
         EventFlags flags = EventFlags.Reversal | (original.IsTransaction ? EventFlags.Posting : EventFlags.None);
-        Int128? leftBefore = State.Reversals.LeftOf(sequence);
+        Int128? leftBefore = Injected.Is(LedgerDefect.ReversedTwice) ? null : State.Reversals.LeftOf(sequence);
         Int128 left = original.HasMoved ? leftBefore ?? steps[0].Movement.Amount : 0;
         Int128 amount = left == 0 ? steps[0].Movement.Amount : left;
         if (command.AmountDigits != 0)

@@ -96,6 +96,7 @@ public sealed partial class StateMachine
                 return false;
             }
 
+            if (Injected.Is(LedgerDefect.PostingsBlindToEachOther)) continue;
             from.Posted -= amount;
             to.Posted += amount;
         }

@@ -14,7 +14,7 @@ public sealed partial class StateMachine(State state)
     {
         (int Count, int, int) before = batch.Here;
         Decision decision = Decide(command, batch);
-        if (command.DryRun)
+        if (command.DryRun && !Injected.Is(LedgerDefect.DryRunRecorded))
         {
             batch.Rewind(before);
             if (decision.Outcome == Outcome.Duplicate) return decision;
@@ -295,11 +295,11 @@ public sealed partial class StateMachine(State state)
 
     Decision DecideOpenAccount(in Command command, EventBatch batch)
     {
+        Outcome outcome = ToMinor(command.Details?.Limits, out Limits[] limits);
+        if (outcome != Outcome.Done) return new Decision { Outcome = outcome };
         uint account = State.Names.Find(command.Account);
         if (account != 0 && State.Account(account).IsOpened)
             return new Decision { Outcome = Outcome.AccountExists, Sequence = State.Account(account).OpenedSequence, LastSequence = State.Account(account).OpenedSequence };
-        Outcome outcome = ToMinor(command.Details?.Limits, out Limits[] limits);
-        if (outcome != Outcome.Done) return new Decision { Outcome = outcome };
 
         bool isNew = account == 0;
         if (isNew && State.Names.IsFull) return new Decision { Outcome = Outcome.StorageFull };
@@ -319,8 +319,7 @@ public sealed partial class StateMachine(State state)
         if (outcome != Outcome.Done) return new Decision { Outcome = outcome };
         if (limits.AsSpan().SequenceEqual(State.LimitsOf(account))) return Unchanged();
 
-        batch.BeginAttachment();
-        batch.Attach(AttachmentTag.By, command.Details?.By);
+        AttachWhoAndWhy(command, batch);
         batch.Attach(limits);
         return WriteAccountEvent(EventKind.LimitsChanged, account, Direction.None, batch);
     }
@@ -330,8 +329,7 @@ public sealed partial class StateMachine(State state)
         uint account = State.Names.Find(command.Account);
         if (account == 0 || !State.Account(account).IsOpened) return new Decision { Outcome = Outcome.AccountNotFound };
 
-        batch.BeginAttachment();
-        batch.Attach(AttachmentTag.By, command.Details?.By);
+        AttachWhoAndWhy(command, batch);
         batch.Attach(AttachmentTag.Metadata, command.Details?.Metadata);
         return WriteAccountEvent(EventKind.MetadataChanged, account, Direction.None, batch);
     }
@@ -343,7 +341,8 @@ public sealed partial class StateMachine(State state)
         if (account == 0 || !State.Account(account).IsOpened) return new Decision { Outcome = Outcome.AccountNotFound };
         bool freezes = command.Kind == CommandKind.Freeze;
         Direction now = State.Account(account).Frozen, after = freezes ? now | command.Direction : Direction.None;
-        if (after == now) return Unchanged();
+        // Another reason for the same freeze is kept, too.
+        if (after == now && !(freezes && command.Details?.Reason is not null)) return Unchanged();
 
         AttachWhoAndWhy(command, batch);
         return WriteAccountEvent(freezes ? EventKind.Frozen : EventKind.Unfrozen, account, after, batch);

@@ -138,6 +138,9 @@ public sealed class TransactionIds(long seed)
         while (count * 2 >= length) length *= 2;
         _slots = new ulong[length];
         for (int i = 0; i < count; i++) _ids[i].Next = 0;
-        for (uint number = 1; number <= count; number++) Link(number);
+        for (uint number = 1; number <= count; number++)
+        {
+            if (number < count || !Injected.Is(LedgerDefect.IdForgottenOnRecovery)) Link(number);
+        }
     }
 }

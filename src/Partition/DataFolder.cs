@@ -32,7 +32,9 @@ public sealed partial class DataFolder : IDisposable
 
     public int PartitionsCount { get; }
 
-    public FileDisk Disk(int partition) => new(Path.Combine(Root, "partitions", $"{partition}"));
+    public FileDisk Disk(int partition) => new(PartitionPath(Root, partition));
+
+    static string PartitionPath(string root, int partition) => Path.Combine(root, "partitions", $"{partition}");
 
     /// <summary>Opens or makes the folder for one server, alone.</summary>
     /// <param name="holder">What a second process is told.</param>
@@ -48,7 +50,7 @@ public sealed partial class DataFolder : IDisposable
             {
                 TellHolder(root, holder);
                 string settings = Path.Combine(root, SettingsFile);
-                if (!File.Exists(settings)) WriteSettings(root, partitionsCount ?? 1);
+                if (!File.Exists(settings)) Make(root, partitionsCount ?? 1);
                 int made = ReadPartitionsCount(root);
                 if (partitionsCount is int wanted && wanted != made)
                 {
@@ -56,6 +58,9 @@ public sealed partial class DataFolder : IDisposable
                         $"{root} was made for {made} partition{(made == 1 ? "" : "s")}, not {wanted}: the number decides where accounts live, and never changes. Leave out --partitions, or name another folder with --data.");
                 }
 
+                // An unmounted or forgotten part must not be taken for an empty one.
+                int missing = Enumerable.Range(0, made).FirstOrDefault(number => !Directory.Exists(PartitionPath(root, number)), -1);
+                if (missing >= 0) throw new DataFolderException($"{PartitionPath(root, missing)} is missing: {root} was made for {made} partition{(made == 1 ? "" : "s")}. Restore it from a copy; nothing was changed.");
                 return new DataFolder(root, made, held);
             }
             catch
@@ -138,8 +143,19 @@ public sealed partial class DataFolder : IDisposable
         }
     }
 
-    static void WriteSettings(string root, int partitionsCount)
+    /// <summary>The partitions' folders first, the settings that speak of them last.</summary>
+    static void Make(string root, int partitionsCount)
     {
+        string partitions = Path.Combine(root, "partitions");
+        if (Directory.Exists(partitions) && Directory.EnumerateFiles(partitions, "*", SearchOption.AllDirectories).Any())
+        {
+            throw new DataFolderException(
+                $"{root} has partitions, but no {SettingsFile} that says how many. Restore it from a copy, or write {{\"format\":0,\"partitions\":N}} with the right number; a wrong one loses accounts.");
+        }
+
+        for (int number = 0; number < partitionsCount; number++) Directory.CreateDirectory(PartitionPath(root, number));
+        new FileDisk(partitions).FlushNames("");
+        new FileDisk(root).FlushNames("");
         string path = Path.Combine(root, SettingsFile), temporary = path + ".writing";
         using (FileStream stream = File.Create(temporary))
         {

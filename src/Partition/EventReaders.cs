@@ -45,8 +45,14 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
         // The refusal to capture what is no hold says only that: the parties are those of what it was about.
         if (first.Event.Counterparty == 0)
         {
-            while (first.Event.Counterparty == 0) first = Read(first.Event.Link);
-            return MovementsOf(first)[..1];
+            Attachment asked = first.Attachment;
+            RecordedEvent about = first;
+            while (about.Event.Counterparty == 0) about = Read(about.Event.Link);
+            Movement movement = MovementsOf(about)[0];
+            // An amount may have been asked for when its currency was not known; it is now.
+            if (asked.Integer(AttachmentTag.RequestedAmount) is not Int128 digits) return [movement];
+            int scale = (int)(asked.Integer(AttachmentTag.Decimals) ?? 0);
+            return [Amount.ToMinor(digits, scale, state.Decimals(movement.Currency), out Int128 minor) == Amount.ParseResult.Ok ? movement with { Amount = minor } : movement];
         }
 
         if (first.Event.Kind == EventKind.TransferRejected && first.Event.Count > 0) return first.Attachment.Postings();

@@ -34,7 +34,7 @@ public sealed partial class Partition
             if (snapshots.TryReadHeader(name, out SnapshotHeader header)) floors.Add(new JournalFloor(header.BlockNumber, header.Sequence, header.BlockHash, name));
         }
 
-        ulong snapshotNumber = used.BlockNumber;
+        ulong snapshotNumber = used.BlockNumber > 0 && Injected.Is(PartitionDefect.SnapshotOneBlockLate) ? used.BlockNumber + 1 : used.BlockNumber;
         FileJournal journal = FileJournal.Open(disk, number, options, floors, (in Block block) =>
         {
             if (block.Header.Number > snapshotNumber) Apply(block, machine);
@@ -92,10 +92,24 @@ public sealed partial class Partition
         _log($"Partition {Number} is down: {cause.Message}");
         FailAllWaiting(failed);
         // Nothing of the failed life may still write when the next one begins.
-        Await(failed.Allocating);
         Await(failed.Snapshotting);
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, failed.Core.AnsweredTimeMicros);
-        lock (_journalLock) failed.Journal.Dispose();
+        lock (_journalLock)
+        {
+            Await(failed.Allocating);
+            try
+            {
+                // One that was deposed, and failed of something else, must not take the partition back from its successor.
+                failed.Journal.ConfirmEpoch();
+            }
+            catch (IOException e)
+            {
+                if (e is FencedException) cause = e;
+            }
+
+            failed.Journal.Dispose();
+        }
+
         failed.Readers.Dispose();
 
         while (!_stopping)

@@ -44,7 +44,7 @@ public sealed partial class Partition
         if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(snapshots, name, tableSeed, log, out before) is StateMachine read) machine = read;
 
         // Only up to what a later durable block vouches for: a snapshot never speaks of more than the journal can prove.
-        ulong marked = journal.MarkedNumber;
+        ulong marked = Injected.Is(PartitionDefect.SnapshotTooFar) ? journal.LastNumber : journal.MarkedNumber;
         using JournalReader reader = before.Sequence == 0
             ? new JournalReader(disk, partition, checkMerkleRoots: false)
             : new JournalReader(disk, partition, checkMerkleRoots: false, after: readers.Locate(before.Sequence));

@@ -148,7 +148,7 @@ public sealed partial class Partition : IAsyncDisposable
         {
             if (serving.JournalFault is { } fault) throw new IOException(fault.Message, fault);
             serving.SeenFlushedSequence = serving.Journal.FlushedSequence;
-            Answer(serving);
+            Answer(core, serving.Journal, serving.SeenFlushedSequence);
             MaybeSnapshot(serving);
 
             // In this order: what was queued before the stop is seen before the partition takes itself to be idle.
@@ -161,7 +161,7 @@ public sealed partial class Partition : IAsyncDisposable
                 {
                     // Only reads, or refusals that leave no event: they wait for what is in flight, or for nothing.
                     _freeBatches.Add(batch);
-                    Answer(serving);
+                    Answer(core, serving.Journal, serving.SeenFlushedSequence);
                 }
                 else
                 {
@@ -192,10 +192,10 @@ public sealed partial class Partition : IAsyncDisposable
     /// Answers all that rests on what is durable. Only while this writer still owns the journal: one that lost it must not even say what it
     /// has, or does not have.
     /// </summary>
-    static void Answer(Serving serving)
+    public static void Answer(PartitionCore core, FileJournal journal, ulong flushedSequence)
     {
-        if (serving.Core.WaitingCount > 0) serving.Journal.ConfirmEpoch();
-        serving.Core.Flushed(serving.SeenFlushedSequence);
+        if (core.WaitingCount > 0) journal.ConfirmEpoch();
+        core.Flushed(flushedSequence);
     }
 
     long NowMicros() => (_clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;

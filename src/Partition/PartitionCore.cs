@@ -40,7 +40,7 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
     public void Fill(EventBatch batch, long nowMicros, RequestQueue queue, bool hasRoom, bool hasReserve)
     {
         Open(batch, nowMicros);
-        bool mayDecide = !hasReserve || machine.TryExpireDue(batch);
+        bool mayDecide = !hasReserve || Injected.Is(PartitionDefect.ExpiryAfterCommands) || machine.TryExpireDue(batch);
         while (mayDecide && queue.TryPeek(out Request request))
         {
             if (request is CommandRequest commands && !TryExecute(commands, hasRoom && hasReserve, hasReserve)) break;
@@ -49,6 +49,7 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
             if (!batch.HasRoom) break;
         }
 
+        if (Injected.Is(PartitionDefect.ExpiryAfterCommands)) machine.TryExpireDue(batch);
         Seal();
     }
 
@@ -97,7 +98,8 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
     {
         Check.That(sequence >= FlushedSequence && sequence <= AppendedSequence, "what was durable stays so, and only what was appended can be");
         FlushedSequence = sequence;
-        while (_waiting.TryPeek(out (Request Request, ulong Sequence) first) && first.Sequence <= sequence)
+        ulong answerable = Injected.Is(PartitionDefect.ReplyBeforeFlush) ? AppendedSequence : sequence;
+        while (_waiting.TryPeek(out (Request Request, ulong Sequence) first) && first.Sequence <= answerable)
         {
             RepliedSequence = first.Sequence;
             _waiting.Dequeue().Request.Complete(RequestStatus.Answered);
@@ -110,7 +112,7 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
         foreach (ReadRequest read in _reads) read.Complete(RequestStatus.Unavailable);
         _reads.Clear();
         while (_waiting.TryDequeue(out (Request Request, ulong Sequence) one))
-            one.Request.Complete(one.Request is ReadRequest ? RequestStatus.Unavailable : RequestStatus.UnavailableUnknown);
+            one.Request.Complete(one.Request is ReadRequest || Injected.Is(PartitionDefect.BegunSaidToBeNone) ? RequestStatus.Unavailable : RequestStatus.UnavailableUnknown);
         _batch = null;
     }
 }

@@ -88,14 +88,14 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
     {
         AccountName account = Query.OrdinaryAccountOfPath(http);
         SetLimitsBody body = await Body.ReadAsync(http, BodyJson.Default.SetLimitsBody);
-        await ChangeAsync(http, new Command { Kind = CommandKind.SetLimits, Account = account, Details = new CommandDetails { By = By, Limits = Query.Limits(body.Limits) } });
+        await ChangeAsync(http, new Command { Kind = CommandKind.SetLimits, Account = account, Details = new CommandDetails { By = By, Reason = Query.Reason(body.Reason), Limits = Query.Limits(body.Limits) } });
     }
 
     async Task SetMetadataAsync(HttpContext http)
     {
         AccountName account = Query.OrdinaryAccountOfPath(http);
         SetMetadataBody body = await Body.ReadAsync(http, BodyJson.Default.SetMetadataBody);
-        await ChangeAsync(http, new Command { Kind = CommandKind.SetMetadata, Account = account, Details = new CommandDetails { By = By, Metadata = Query.Metadata(body.Metadata) } });
+        await ChangeAsync(http, new Command { Kind = CommandKind.SetMetadata, Account = account, Details = new CommandDetails { By = By, Reason = Query.Reason(body.Reason), Metadata = Query.Metadata(body.Metadata) } });
     }
 
     async Task FreezeAsync(HttpContext http)
@@ -178,6 +178,7 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
         List<string> positions = [];
         AccountView? view = null;
         EventReaders readers = null!;
+        long started = Environment.TickCount64;
         foreach (Partition partition in router.PartsOf(name))
         {
             (view, ulong sequence) = await ReadAsync(http, partition, state =>
@@ -185,7 +186,7 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
                 uint number = state.Names.Find(name);
                 if (number == 0 || !state.Account(number).IsOpened) return null;
                 return new AccountView(state.Account(number), [.. state.Balances(number)], state.LimitsOf(number));
-            });
+            }, started);
             if (view is null && !name.IsSystem) throw NotFound(name);
             readers = Readers(partition);
             positions.Add(Answer.Position(partition.Number, sequence));
@@ -250,11 +251,12 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
         Int128 posted = 0, held = 0;
         List<string> positions = [];
         (RecordedEvent Event, EventReaders Readers)? then = null;
+        long started = Environment.TickCount64;
         foreach (Partition partition in router.PartsOf(name))
         {
             ulong? at = atText is null ? null : Query.Position("at", atText, partition.Number)
                 ?? throw new Problem("malformed_request", $"at is '{Query.Shorten(atText)}', which has no entry for partition {partition.Number}.");
-            (Balance balance, ulong sequence) = await ReadBalanceAsync(http, partition, name, currency, asOf ?? 0);
+            (Balance balance, ulong sequence) = await ReadBalanceAsync(http, partition, name, currency, started, asOf ?? 0);
             if (at > sequence) throw new Problem("time_in_future", $"at is {partition.Number}:{at}; the last event is {partition.Number}:{sequence}.");
             positions.Add(Answer.Position(partition.Number, at ?? sequence));
             if (asOf is not null || at is not null)
@@ -312,7 +314,8 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
         string? cursor = Query.Parameter(http, "cursor");
 
         List<Part> parts = [];
-        foreach (Partition partition in router.PartsOf(name)) parts.Add(new Part(Readers(partition), (await ReadBalanceAsync(http, partition, name, currency, 0)).Balance));
+        long started = Environment.TickCount64;
+        foreach (Partition partition in router.PartsOf(name)) parts.Add(new Part(Readers(partition), (await ReadBalanceAsync(http, partition, name, currency, started, 0)).Balance));
         if (cursor is not null)
         {
             (ascending, (ulong Next, ulong End)[] places) = Query.Cursor(cursor, parts.Count);
@@ -401,7 +404,7 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
         return Readers(router.All[0]).State.TryCurrency(code, out _, out decimals) ? code : throw Problem.From(Outcome.CurrencyUnknown, text);
     }
 
-    async Task<(Balance Balance, ulong Sequence)> ReadBalanceAsync(HttpContext http, Partition partition, AccountName name, CurrencyCode currency, long asOfMicros)
+    async Task<(Balance Balance, ulong Sequence)> ReadBalanceAsync(HttpContext http, Partition partition, AccountName name, CurrencyCode currency, long startedTicks, long asOfMicros)
     {
         ((bool Found, Balance Balance) read, ulong sequence) = await ReadAsync(
             http,
@@ -412,23 +415,25 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
                 state.TryCurrency(currency, out uint number, out _);
                 return (account != 0 && state.Account(account).IsOpened, state.Balance(account, number));
             },
+            startedTicks,
             asOfMicros);
         if (!read.Found && !name.IsSystem) throw NotFound(name);
         return (read.Balance, sequence);
     }
 
     /// <summary>Rides the queue; waits for <c>min_position</c> where one is asked for.</summary>
-    static async Task<(T Result, ulong Sequence)> ReadAsync<T>(HttpContext http, Partition partition, Func<State, T> read, long asOfMicros = 0)
+    /// <param name="startedTicks">When the first of several parts was asked; 0 where there is one.</param>
+    static async Task<(T Result, ulong Sequence)> ReadAsync<T>(HttpContext http, Partition partition, Func<State, T> read, long startedTicks, long asOfMicros = 0)
     {
         if (Query.Parameter(http, "source") is string source and not "partition")
             throw new Problem("malformed_request", $"source is '{Query.Shorten(source)}'; this server has only partition.");
         ulong min = Query.Parameter(http, "min_position") is string text ? Query.Position("min_position", text, partition.Number) ?? 0 : 0;
         TimeSpan timeout = Query.Timeout(http);
-        long deadline = Environment.TickCount64 + (long)timeout.TotalMilliseconds;
+        long deadline = startedTicks + (long)timeout.TotalMilliseconds;
         while (true)
         {
             ReadRequest<T> request = new(read) { AsOfMicros = asOfMicros };
-            RequestStatus status = await partition.SubmitAsync(request, timeout);
+            RequestStatus status = await partition.SubmitAsync(request, Query.Left(timeout, startedTicks));
             if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
             if (request.Sequence >= min) return (request.Result, request.Sequence);
             if (Environment.TickCount64 >= deadline)

@@ -30,10 +30,18 @@ sealed class CurrencyEndpoints(Router router)
         {
             case Outcome.Done or Outcome.Unchanged:
                 // Partition 0 decides; the caller is answered once all the others know it too. Sent again, it is finished.
+                long started = Environment.TickCount64;
                 foreach (Partition other in router.All.Skip(1))
                 {
-                    Decision followed = await RegisterAsync(other, code, (byte)body.Decimals, timeout);
-                    if (followed.Outcome is not Outcome.Done and not Outcome.Unchanged) throw Problem.From(followed.Outcome, body.Currency);
+                    try
+                    {
+                        Decision followed = await RegisterAsync(other, code, (byte)body.Decimals, Query.Left(timeout, started));
+                        if (followed.Outcome is not Outcome.Done and not Outcome.Unchanged) throw Problem.From(followed.Outcome, body.Currency);
+                    }
+                    catch (Problem problem)
+                    {
+                        throw new Problem(problem.Code, $"{body.Currency} is registered, but partition {other.Number} does not know it yet. Send the same again.", "applied");
+                    }
                 }
 
                 await Answer.WriteAsync(http, decision.Outcome == Outcome.Done ? 201 : 200, json =>
@@ -59,16 +67,32 @@ sealed class CurrencyEndpoints(Router router)
     }
 
     /// <summary>Finishes what a crash may have cut short: every partition knows all that partition 0 knows.</summary>
-    public static async Task SpreadAsync(Router router)
+    public static async Task SpreadAsync(Router router, Action<string> log)
     {
-        TimeSpan patience = TimeSpan.FromSeconds(60);
+        if (router.All.Count == 1) return;
+        TimeSpan patience = TimeSpan.FromSeconds(10);
         ReadRequest<List<RegisteredCurrency>> read = new(state => [.. Enumerable.Range(Iso4217.RegisteredFirst, state.Currencies.Count).Select(number => state.Currencies[(uint)number])]);
-        if (router.All.Count == 1 || await router.All[0].SubmitAsync(read, patience) != RequestStatus.Answered) return;
+        RequestStatus status = await router.All[0].SubmitAsync(read, patience);
         foreach (Partition other in router.All.Skip(1))
         {
-            // On a full disk this waits for the next start; until then its transfers in the currency are refused.
-            foreach (RegisteredCurrency currency in read.Result) await RegisterAsync(other, currency.Code, (byte)currency.Decimals, patience);
+            foreach (RegisteredCurrency currency in status == RequestStatus.Answered ? read.Result : [])
+            {
+                string unfinished = $"Partition {other.Number} does not know {currency.Code}, and refuses transfers in it: register it again, or restart the server";
+                try
+                {
+                    Decision decision = await RegisterAsync(other, currency.Code, (byte)currency.Decimals, patience);
+                    if (decision.Outcome == Outcome.CurrencyExists)
+                        throw new StartException($"Partition {other.Number} has {currency.Code} with other decimals than partition 0: these partitions do not belong together. Restore all of them from one copy.");
+                    if (decision.Outcome == Outcome.StorageFull) log($"{unfinished}, once there is room.");
+                }
+                catch (Problem problem)
+                {
+                    log($"{unfinished}: {problem.Message}");
+                }
+            }
         }
+
+        if (status != RequestStatus.Answered) log($"Partition 0 did not tell its currencies ({status}); the other partitions may not know all of them. Restart the server.");
     }
 
     async Task ListAsync(HttpContext http)

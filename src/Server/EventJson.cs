@@ -78,7 +78,9 @@ public static class EventJson
         }
 
         if (e.TransactionId != 0 || (e.TouchesBalance && e.Kind != EventKind.Expired)) json.WriteString("transaction_id", Answer.ToGuid(e.TransactionId));
-        if (e.Kind is EventKind.Released or EventKind.Captured or EventKind.Expired) json.WriteString("hold", Answer.Position(partition, e.Link));
+        bool isOfHold = e.Kind is EventKind.Released or EventKind.Captured or EventKind.Expired || (e.Kind == EventKind.TransferRejected && (e.Flags & (EventFlags.Capture | EventFlags.Void)) != 0);
+        if ((e.Flags & EventFlags.Pending) != 0) json.WriteBoolean("pending", true);
+        if (isOfHold) json.WriteString("hold", Answer.Position(partition, e.Link));
         if ((e.Flags & EventFlags.Reversal) != 0) json.WriteString("reverses", Answer.Position(partition, e.Link));
         if ((e.Flags & EventFlags.Posting) != 0) json.WriteNumber("posting", e.Index);
         if (attachment.TryGet(AttachmentTag.Postings, out _)) WritePostings(json, attachment.Postings(), state);

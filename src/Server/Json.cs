@@ -114,11 +114,15 @@ public sealed record LimitsBody
 public sealed record SetLimitsBody
 {
     public required Dictionary<string, LimitsBody> Limits { get; init; }
+
+    public string? Reason { get; init; }
 }
 
 public sealed record SetMetadataBody
 {
     public required JsonElement Metadata { get; init; }
+
+    public string? Reason { get; init; }
 }
 
 public sealed record FreezeBody

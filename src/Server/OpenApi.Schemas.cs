@@ -44,6 +44,32 @@ public static partial class OpenApi
 
     const string BalanceExample = """{"account": "alice", "currency": "USD", "posted": "87.66", "held": "0.00", "available": "87.66", "position": "0:1234"}""";
 
+    const string RefusedExample = "\"transaction_id\": \"0198c0de-0000-7000-8000-000000000001\", \"position\": \"0:1235\"";
+    const string OriginalExample = "\"original_id\": \"0198c0de-0000-7000-8000-000000000003\"";
+
+    /// <summary>What the codes say in full, with the figures that explain them.</summary>
+    static readonly Dictionary<string, (string Detail, string Figures)> ProblemExamples = new(StringComparer.Ordinal)
+    {
+        ["from_account_not_found"] = ("No account 'alice' was opened.", $$"""{ {{RefusedExample}} }"""),
+        ["to_account_not_found"] = ("No account 'bob' was opened.", $$"""{ {{RefusedExample}} }"""),
+        ["insufficient_funds"] = ("Account 'alice' has 10.00 available; 12.34 USD is required.", $$"""{"available": "10.00", "required": "12.34", "posted": "30.00", "held": "20.00", {{RefusedExample}} }"""),
+        ["below_min_balance"] = ("Account 'alice' has 10.00 available and must keep 5.00; 12.34 USD is required.", $$"""{"available": "10.00", "required": "12.34", "min_balance": "5.00", "posted": "10.00", "held": "0.00", {{RefusedExample}} }"""),
+        ["exceeds_max_balance"] = ("Account 'bob' has 995.00 and may have 1000.00; 12.34 USD more is too much.", $$"""{"posted": "995.00", "incoming": "0.00", "required": "12.34", "max_balance": "1000.00", {{RefusedExample}} }"""),
+        ["from_account_frozen"] = ("Account 'alice' is frozen for debits.", $$"""{ {{RefusedExample}} }"""),
+        ["to_account_frozen"] = ("Account 'bob' is frozen for credits.", $$"""{ {{RefusedExample}} }"""),
+        ["hold_already_captured"] = ("The hold was captured already; a hold is captured once.", $$"""{ {{RefusedExample}}, {{OriginalExample}} }"""),
+        ["exceeds_held_amount"] = ("10.00 is held; 12.34 USD is required.", $$"""{"held_amount": "10.00", "required": "12.34", {{RefusedExample}}, {{OriginalExample}} }"""),
+        ["exceeds_reversible_amount"] = ("2.34 can still be reversed; 12.34 USD is required.", $$"""{"reversible_amount": "2.34", "required": "12.34", {{RefusedExample}}, {{OriginalExample}} }"""),
+        ["already_reversed"] = ("All that was moved was reversed already.", $$"""{ {{RefusedExample}}, {{OriginalExample}} }"""),
+        ["transaction_id_reused"] = (
+            "Transaction 0198c0de-0000-7000-8000-000000000001 was used before with another amount. A new intent needs a new id.",
+            """{"differing": ["amount"], "transaction_id": "0198c0de-0000-7000-8000-000000000001"}"""),
+        ["transfer_ambiguous"] = ("2 accounts used the id 0198c0de-0000-7000-8000-000000000001. Name one with ?account=.", """{"accounts": ["alice", "bob"]}"""),
+        ["balance_not_zero"] = ("Account 'alice' still has 10.00 USD; an account is closed empty.", """{"currency": "USD", "posted": "10.00", "held": "0.00"}"""),
+        ["currency_exists"] = ("GEM has 2 decimals already; a currency never changes.", """{"currency": "GEM", "decimals": 2}"""),
+        ["account_exists"] = ("Account 'alice' was opened before with other metadata or limits.", """{"account": "alice"}"""),
+    };
+
     /// <summary>The members of requests, by name; a name means the same wherever it comes.</summary>
     static readonly Dictionary<string, string> Members = new(StringComparer.Ordinal)
     {
@@ -117,19 +143,19 @@ public static partial class OpenApi
                 ("frozen", Object([("direction", Enum("debit", "credit", "both")), ("by", Text("Who.")), ("since", Time())], [("reason", Text("Why."))])),
             ]);
         schemas["Balance"] = Object(
-            [("account", Account()), ("currency", Currency()), ("posted", Money()), ("held", Money()), ("available", Money()), ("position", Position("As of this event."))],
+            [("account", Account()), ("currency", Currency()), ("posted", Money()), ("held", Money()), ("available", Money()), ("position", Position("With as_of, the last event when it was asked; else as of this event."))],
             [("as_of", Time("As it was asked for.")), ("event", Ref("schemas", "Event"))]);
         schemas["History"] = Object([("events", Array("Event")), ("next_cursor", new JsonObject { ["type"] = new JsonArray("string", "null"), ["description"] = "For the next page; null after the last." })]);
         schemas["Currency"] = Object([("currency", Currency()), ("decimals", Integer("Of its minor unit."))]);
         schemas["Currencies"] = Object([("currencies", Array("Currency"))]);
         schemas["Status"] = Object([("status", Enum("alive", "ready"))]);
         schemas["Event"] = Object(
-            [("position", Position()), ("time", Time()), ("kind", Enum([.. System.Enum.GetValues<Ledger.EventKind>().Where(kind => kind != Ledger.EventKind.None).Select(EventJson.KindName)]))],
+            [("position", Position()), ("time", Time()), ("kind", Text("What happened: debited, credited, held, released, captured, expired, transfer_rejected, account_opened, account_named, metadata_changed, limits_changed, frozen, unfrozen, closed, currency_registered. New kinds may come; none changes its meaning."))],
             [
                 ("account", Account()), ("counterparty", Account()), ("currency", Currency()), ("decimals", Integer("Of a registered currency.")), ("amount", Money()),
                 ("requested_amount", Money("Where another amount was asked for.")), ("posted", Money("After it.")), ("held", Money("After it.")),
                 ("transaction_id", Uuid()), ("hold", Position("The held event that it is about.")), ("reverses", Position("The first event of what it takes back.")),
-                ("posting", Integer("Its number within its transaction, from 0.")), ("postings", postings()), ("expires_at", Time()), ("previous", Position("This balance's event before.")),
+                ("pending", Flag("Of a refused transfer: it was to be a hold.")), ("posting", Integer("Its number within its transaction, from 0.")), ("postings", postings()), ("expires_at", Time()), ("previous", Position("This balance's event before.")),
                 ("code", Code()), ("direction", Enum("debit", "credit", "both")), ("by", Text("Who.")), ("reason", Text("Why.")), ("description", Text("As it was given.")),
                 ("metadata", Anything()), ("limits", Map("Limits")),
             ]);
@@ -155,7 +181,7 @@ public static partial class OpenApi
     [
         .. FiguresOfTransfers(), ("transaction_id", Text("The refused id.")), ("original_id", Uuid("What it was about.")), ("posting", Integer("The lowest refused posting, from 0.")),
         ("held_amount", Money()), ("reversible_amount", Money()),
-        ("accounts", new JsonObject { ["type"] = "array", ["items"] = Text("An account that used the id; empty for system accounts.") }), ("account", Account()), ("currency", Currency()),
+        ("accounts", new JsonObject { ["type"] = "array", ["items"] = Text("An account that used the id, as ?account= takes it.") }), ("account", Account()), ("currency", Currency()),
         ("decimals", Integer("Of the currency that is there.")), ("dry_run", Flag("Nothing was recorded.")),
     ];
 

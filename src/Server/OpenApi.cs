@@ -272,7 +272,7 @@ public static partial class OpenApi
         foreach ((int status, string meaning) in operation.Done) responses[$"{status}"] = Success(operation, meaning);
         IEnumerable<string> codes = operation.Codes.Concat(CodesOfAll.Where(code => operation.Tag != "Operation" || code is "forbidden" or "misdirected_request" or "internal_error" or "partition_unavailable" or "shutting_down"))
             .Concat(operation.Body is null ? [] : CodesOfBodies);
-        foreach (IGrouping<int, string> status in codes.Distinct().GroupBy(code => Problem.Codes[code].Status).OrderBy(group => group.Key)) responses[$"{status.Key}"] = Refusals(status.Key, [.. status]);
+        foreach (IGrouping<int, string> status in codes.Distinct().GroupBy(code => Problem.Codes[code].Status).OrderBy(group => group.Key)) responses[$"{status.Key}"] = Refusals(status.Key, [.. status], operation.IsIdempotent);
         json["responses"] = responses;
         return json;
     }
@@ -293,9 +293,11 @@ public static partial class OpenApi
         };
     }
 
-    static JsonObject Refusals(int status, string[] codes)
+    static JsonObject Refusals(int status, string[] codes, bool isIdempotent)
     {
         JsonObject examples = [], headers = new() { ["X-Request-Id"] = Ref("headers", "X-Request-Id") };
+        // Refusals that depend on state are remembered, and given again.
+        if (isIdempotent && status is 404 or 409 or 422) headers["Idempotent-Replayed"] = Ref("headers", "Idempotent-Replayed");
         if (status == 503) headers["Retry-After"] = Ref("headers", "Retry-After");
         foreach (string code in codes) examples[code] = Ref("examples", code);
         return new JsonObject
@@ -313,21 +315,20 @@ public static partial class OpenApi
         {
             // Of routes that are not in this document.
             if (code is "route_not_found" or "method_not_allowed") continue;
-            Problem problem = new(code, $"{title}.", status is 500 or 504 ? "unknown" : "none");
-            examples[code] = new JsonObject
+            (string detail, string figures) = ProblemExamples.GetValueOrDefault(code, ($"{title}.", "{}"));
+            Problem problem = new(code, detail, status is 500 or 504 ? "unknown" : "none");
+            JsonObject value = new()
             {
-                ["summary"] = problem.Message,
-                ["value"] = new JsonObject
-                {
-                    ["type"] = problem.Type,
-                    ["title"] = title,
-                    ["status"] = status,
-                    ["detail"] = problem.Message,
-                    ["code"] = code,
-                    ["retryable"] = problem.Retryable,
-                    ["outcome"] = problem.Outcome,
-                },
+                ["type"] = problem.Type,
+                ["title"] = title,
+                ["status"] = status,
+                ["detail"] = problem.Message,
+                ["code"] = code,
+                ["retryable"] = problem.Retryable,
+                ["outcome"] = problem.Outcome,
             };
+            foreach ((string name, JsonNode? figure) in JsonNode.Parse(figures)!.AsObject()) value[name] = figure?.DeepClone();
+            examples[code] = new JsonObject { ["summary"] = $"{title}.", ["value"] = value };
         }
 
         return examples;

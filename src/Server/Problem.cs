@@ -84,6 +84,9 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         return this;
     }
 
+    /// <summary>Whether something of the request may have been recorded.</summary>
+    public static bool IsUnknown(RequestStatus status) => status is RequestStatus.UnavailableUnknown or RequestStatus.DeadlineUnknown;
+
     /// <summary>What a request's status means where it was not answered.</summary>
     public static Problem From(RequestStatus status, TimeSpan timeout) => status switch
     {
@@ -141,7 +144,7 @@ public sealed class Problem(string code, string detail, string outcome = "none")
             case Ledger.Outcome.AlreadyReversed:
                 return new Problem("already_reversed", "All that was moved was reversed already.");
             case Ledger.Outcome.ExceedsReversibleAmount:
-                string reversible = bound == 0 ? "The transfer moved nothing: only what was moved can be reversed" : $"{Format(bound ?? 0)} can still be reversed";
+                string reversible = bound == 0 ? "It moved nothing itself: holds, voids and refusals are not reversed, and of a captured hold the capture is, by its own id" : $"{Format(bound ?? 0)} can still be reversed";
                 return new Problem("exceeds_reversible_amount", $"{reversible}; {money} is required.").With("reversible_amount", Format(bound ?? 0)).With("required", Format(amount));
             case Ledger.Outcome.BalanceOverflow:
                 return new Problem("balance_overflow", $"No balance may pass {Format(bound ?? 0)}; {money} would.")

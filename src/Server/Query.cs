@@ -23,6 +23,10 @@ public static class Query
         return TimeSpan.FromMilliseconds(milliseconds);
     }
 
+    /// <summary>What is left of a deadline; never nothing, so that what is asked of may still answer at once.</summary>
+    public static TimeSpan Left(TimeSpan timeout, long startedTicks) =>
+        TimeSpan.FromMilliseconds(Math.Max(1, timeout.TotalMilliseconds - (Environment.TickCount64 - startedTicks)));
+
     public static AccountName Account(string member, string text) => AccountName.TryParse(text, out AccountName name)
         ? name
         : throw new Problem("account_malformed", $"{member} is '{Shorten(text)}'; an account's name is 1 to 64 of A-Z a-z 0-9 . _ : / - and begins with a letter or digit (a system account's with @ before that).");
@@ -68,7 +72,7 @@ public static class Query
     public static Erasable? Description(string? text)
     {
         if (text is null) return null;
-        if (text.Length > 256) throw new Problem("malformed_request", $"description has {text.Length} characters; up to 256 are allowed.");
+        CheckLength("description", text);
         return ToErasable(Encoding.UTF8.GetBytes(text));
     }
 
@@ -142,7 +146,14 @@ public static class Query
     }
 
     public static string? Reason(string? reason) =>
-        reason?.Length > 256 ? throw new Problem("malformed_request", $"reason has {reason.Length} characters; up to 256 are allowed.") : reason;
+        reason is null ? null : CheckLength("reason", reason);
+
+    /// <summary>In characters as people count them and the document does, not in UTF-16 units.</summary>
+    static string CheckLength(string member, string text)
+    {
+        int length = text.EnumerateRunes().Count();
+        return length <= 256 ? text : throw new Problem("malformed_request", $"{member} has {length} characters; up to 256 are allowed.");
+    }
 
     public static long TimeMicros(string member, string text)
     {

@@ -24,10 +24,11 @@ sealed partial class TransferEndpoints
         AccountName? home = homeText is null ? null : Query.Account("account", homeText);
 
         List<(Found Found, EventReaders Readers)> all = [];
-        foreach (Partition partition in home is AccountName account ? [router.Of(account, id)] : router.All)
+        long started = Environment.TickCount64;
+        foreach (Partition partition in home is AccountName { IsSystem: false } account ? [router.Of(account)] : router.All)
         {
             ReadRequest<List<Found>> read = new(state => Find(state, id, home));
-            RequestStatus status = await partition.SubmitAsync(read, timeout);
+            RequestStatus status = await partition.SubmitAsync(read, Query.Left(timeout, started));
             // Not found is said only when all have answered.
             if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
             EventReaders readers = Readers(partition);

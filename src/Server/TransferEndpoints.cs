@@ -75,7 +75,7 @@ sealed partial class TransferEndpoints(Router router)
             request is null ? Task.FromResult(RequestStatus.Answered) : router.All[number].SubmitAsync(request, timeout).AsTask()));
         // One that all partitions failed is a failed request; one that some failed tells which of its transfers they were.
         if (requests.Any(request => request is not null) && requests.Zip(statuses).All(one => one.First is null || one.Second != RequestStatus.Answered))
-            throw Problem.From(statuses.First(status => status != RequestStatus.Answered), timeout);
+            throw Problem.From(statuses.Where(status => status != RequestStatus.Answered).OrderByDescending(Problem.IsUnknown).First(), timeout);
 
         int[] decided = new int[router.All.Count];
         await Answer.WriteAsync(http, 200, json =>
@@ -250,7 +250,7 @@ sealed partial class TransferEndpoints(Router router)
         Partition partition = await LocateAsync(command, timeout);
         ReadRequest<(Outcome Outcome, ulong Original, ulong Before)> find = new(state =>
             (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before));
-        RequestStatus status = await partition.SubmitAsync(find, timeout);
+        RequestStatus status = await partition.SubmitAsync(find, Query.Left(timeout, started));
         // So far it only looked: nothing was recorded.
         if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
         if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
@@ -266,8 +266,7 @@ sealed partial class TransferEndpoints(Router router)
         if (original.IsTransaction && body.Amount is not null)
             throw new Problem("malformed_request", $"{Answer.ToGuid(command.OriginalId)} is a transaction, which is reversed in full: leave out amount.");
         command.Details = new CommandDetails { Description = description, Metadata = metadata, Original = original };
-        TimeSpan left = timeout - TimeSpan.FromMilliseconds(Environment.TickCount64 - started);
-        await AnswerAsync(http, partition, command, body.Metadata, await ExecuteAsync(partition, command, left > TimeSpan.Zero ? left : TimeSpan.FromMilliseconds(1)));
+        await AnswerAsync(http, partition, command, body.Metadata, await ExecuteAsync(partition, command, Query.Left(timeout, started)));
     }
 
     /// <summary>A command about the transfer that the path names, and the home that <c>?account=</c> may name.</summary>
@@ -324,14 +323,16 @@ sealed partial class TransferEndpoints(Router router)
     /// <summary>The partition that a capture, void or reversal belongs in: its original's. Where no home is told, all are asked.</summary>
     async ValueTask<Partition> LocateAsync(Command command, TimeSpan timeout)
     {
-        if (!command.Account.IsEmpty) return router.Of(command.Account, command.OriginalId);
+        // What was asked about a transfer between two system accounts lives where that one does, whatever its own id.
+        if (!command.Account.IsEmpty && !command.Account.IsSystem) return router.Of(command.Account);
         if (router.All.Count == 1) return router.All[0];
         List<(Partition Partition, ulong Before)> candidates = [];
         bool isAmbiguous = false;
+        long started = Environment.TickCount64;
         foreach (Partition partition in router.All)
         {
             ReadRequest<(Outcome Outcome, ulong Before)> find = new(state => (StateMachine.FindOriginalOf(state, command, out _, out _, out ulong before), before));
-            RequestStatus status = await partition.SubmitAsync(find, timeout);
+            RequestStatus status = await partition.SubmitAsync(find, Query.Left(timeout, started));
             if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
             // Not found, or the only one, is said only when all have answered.
             if (status != RequestStatus.Answered) throw Problem.From(status, timeout);

@@ -78,7 +78,7 @@ public sealed class WalletServer : IAsyncDisposable
             for (int number = 0; number < folder.PartitionsCount; number++)
                 partitions.Add(Partition.Start(number, options.Disk?.Invoke(number) ?? folder.Disk(number), options.Partition, TimeProvider.System, options.Log));
             Router router = new(partitions);
-            await CurrencyEndpoints.SpreadAsync(router);
+            await CurrencyEndpoints.SpreadAsync(router, options.Log);
             WalletServer server = new(Build(listen, router, options.Log), folder, partitions);
             await server._app.StartAsync();
             server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());

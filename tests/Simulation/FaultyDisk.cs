@@ -82,13 +82,22 @@ public sealed class FaultyDisk : IDisk
         return after;
     }
 
-    /// <summary>The process died, the machine did not: all that was written stays.</summary>
+    /// <summary>The process died, the machine did not: all that was written can be read, and no more of it is durable than before.</summary>
     public FaultyDisk Copy()
     {
         FaultyDisk copy = new();
         lock (_lock)
         {
-            foreach ((string name, Content content) in _names) copy._names[name] = copy._durableNames[name] = new Content { Bytes = [.. content.Bytes], Durable = [.. content.Bytes] };
+            Dictionary<Content, Content> copies = [];
+            foreach (Content content in _names.Values.Concat(_durableNames.Values))
+            {
+                if (copies.ContainsKey(content)) continue;
+                Content made = copies[content] = new Content { Bytes = [.. content.Bytes], Durable = [.. content.Durable] };
+                made.DirtySectors.UnionWith(content.DirtySectors);
+            }
+
+            foreach ((string name, Content content) in _names) copy._names[name] = copies[content];
+            foreach ((string name, Content content) in _durableNames) copy._durableNames[name] = copies[content];
         }
 
         return copy;

@@ -6,7 +6,7 @@ using Purse.Partitions;
 namespace Purse.Simulation;
 
 /// <summary>What a run came to.</summary>
-public sealed record SimulationResult(int Steps, long SimulatedMicros, int Answered, int Lives, int Faults, ulong Events);
+public sealed record SimulationResult(int Steps, long SimulatedMicros, int Answered, int Lives, int Faults, ulong Events, int Moved);
 
 /// <summary>A promise was broken.</summary>
 public sealed class SimulationFailedException(SimulationOptions options, int step, string message, Exception? inner = null)
@@ -38,8 +38,10 @@ public sealed class Simulator
     readonly Dictionary<UInt128, Command> _sent = [];
     readonly List<UInt128> _ids = [];
 
-    /// <summary>Ids of which every attempt so far was answered with "left nothing behind".</summary>
-    readonly HashSet<UInt128> _leftNothing = [];
+    readonly Dictionary<UInt128, Fate> _fates = [];
+
+    /// <summary>Accounts and money come first: without them, everything else is refused.</summary>
+    readonly Queue<Command> _setUp = new();
     readonly List<Acknowledged> _acknowledged = [];
     readonly List<ReadAnswer> _reads = [];
 
@@ -52,6 +54,7 @@ public sealed class Simulator
     int _answered;
     int _lives;
     int _faults;
+    int _moved;
     bool _isHealed;
     ulong _acknowledgedSequence;
 
@@ -75,6 +78,15 @@ public sealed class Simulator
         public Stack<EventBatch> Free { get; } = new(Enumerable.Range(0, options.BlocksInFlightMax).Select(_ => new EventBatch(options.EventsPerBlockMax)));
 
         public bool IsStopped { get; set; }
+    }
+
+    /// <summary>What is known of an id from outside.</summary>
+    sealed class Fate
+    {
+        public int AttemptsInFlight;
+
+        /// <summary>False while every attempt that ended was answered with "left nothing behind".</summary>
+        public bool MayBeRecorded;
     }
 
     sealed class Client
@@ -103,6 +115,22 @@ public sealed class Simulator
         _random = new Random(options.Seed);
         _startMicros = _nowMicros;
         for (int i = 0; i < options.Clients; i++) _clients.Add(new Client());
+        for (int i = 0; i < options.Accounts; i++)
+        {
+            // Now and then one is not there.
+            if (_random.Next(10) > 0) _setUp.Enqueue(new Command { Kind = CommandKind.OpenAccount, Account = Account(i), Details = new CommandDetails { By = "simulation" } });
+            for (int currency = 0; currency < 2; currency++)
+            {
+                _setUp.Enqueue(new Command
+                {
+                    Kind = CommandKind.Transfer,
+                    Account = Account(-1),
+                    Counterparty = Account(i),
+                    AmountDigits = 500,
+                    Currency = CurrencyCode.Parse(LedgerModel.Currencies[currency]),
+                });
+            }
+        }
     }
 
     /// <param name="trace">Is told what happens, step by step.</param>
@@ -168,7 +196,7 @@ public sealed class Simulator
         Crash(powerCut: true);
         TakeOver();
         CheckEverything();
-        return new SimulationResult(_step, _nowMicros - _startMicros, _answered, _lives, _faults, _writers[^1].Core.State.LastSequence);
+        return new SimulationResult(_step, _nowMicros - _startMicros, _answered, _lives, _faults, _writers[^1].Core.State.LastSequence, _moved);
     }
 
     void Trace(string what) => _trace?.Invoke($"{_step,6} {what}");
@@ -201,7 +229,12 @@ public sealed class Simulator
             _disk.CapacityBytes = _disk.CapacityBytes == long.MaxValue ? _disk.UsedBytes + _random.Next(100_000) : long.MaxValue;
             Trace(_disk.CapacityBytes == long.MaxValue ? "the disk has room again" : "the disk is full");
         }
-        else if (Happens(_options.SecondWriterRate)) TakeOver();
+        else if (Happens(_options.SecondWriterRate))
+        {
+            // What a take-over writes first may be what fails.
+            if (_options.FailWriteRate > 0 && _random.Next(2) == 0) (_disk.FailWriteIn, _disk.FailingWriteIsTorn) = (1 + _random.Next(3), _random.Next(3) > 0);
+            TakeOver();
+        }
         else if (Happens(_options.ClockJumpRate)) _nowMicros += _random.NextInt64(-3_000_000, 10_000_000);
         else return false;
         _faults++;
@@ -228,7 +261,12 @@ public sealed class Simulator
 
     void GiveUp(Client client)
     {
-        if (client is { Command: Command command, Read: null, IsLookingUp: false }) _leftNothing.Remove(command.TransactionId);
+        if (client is { Request: CommandRequest, Command: Command command } && _fates.TryGetValue(command.TransactionId, out Fate? fate))
+        {
+            fate.AttemptsInFlight--;
+            fate.MayBeRecorded = true;
+        }
+
         (client.Request, client.Asked, client.Read, client.IsLookingUp) = (null, null, null, false);
     }
 
@@ -258,6 +296,8 @@ public sealed class Simulator
         _lives++;
         StateMachine machine = recovered.Machine;
         CheckRecovered(machine.State);
+        // What was found was made durable, and marked so.
+        _durable[recovered.Journal.LastNumber] = recovered.Journal.LastHash;
         _writers.Add(new Writer(recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros), new EventReaders(_disk, Partition, recovered.Journal, machine.State), _options));
     }
 
@@ -343,11 +383,7 @@ public sealed class Simulator
         writer.Free.Push(batch);
     }
 
-    static void Answer(Writer writer)
-    {
-        if (writer.Core.WaitingCount > 0) writer.Journal.ConfirmEpoch();
-        writer.Core.Flushed(writer.Journal.FlushedSequence);
-    }
+    static void Answer(Writer writer) => Partitions.Partition.Answer(writer.Core, writer.Journal, writer.Journal.FlushedSequence);
 
     /// <summary>What an idle writer does beside: marks, room ahead, snapshots.</summary>
     void Tend(Writer writer)
@@ -359,7 +395,16 @@ public sealed class Simulator
         }
 
         if (writer.Journal.WantsNext) writer.Journal.AllocateNext();
-        if (Happens(_options.SnapshotRate * 10)) Partitions.Partition.SnapshotBeside(_disk, Partition, writer.Journal, writer.Readers, _random.NextInt64(), static _ => { });
+        if (!Happens(_options.SnapshotRate * 10)) return;
+        try
+        {
+            Partitions.Partition.SnapshotBeside(_disk, Partition, writer.Journal, writer.Readers, _random.NextInt64(), static _ => { });
+        }
+        catch (IOException e) when (e is not JournalDamagedException)
+        {
+            // The next one is tried later.
+            Trace($"no snapshot was made: {e.Message}");
+        }
     }
 
     /// <summary>Its journal failed: it answers nothing from what it has any more.</summary>
@@ -413,6 +458,7 @@ public sealed class Simulator
 
         CommandRequest request = new(1);
         request.Commands[0] = command;
+        if (_fates.TryGetValue(command.TransactionId, out Fate? fate)) fate.AttemptsInFlight++;
         Submit(client, request);
     }
 
@@ -434,17 +480,28 @@ public sealed class Simulator
 
     Command NewCommand()
     {
+        Command command = _setUp.TryDequeue(out Command first) ? first : RandomCommand();
+        if (command.Kind is not (CommandKind.Transfer or CommandKind.Transaction or CommandKind.Capture or CommandKind.Void or CommandKind.Reverse)) return command;
+        command.TransactionId = NewId();
+        _sent[command.TransactionId] = command;
+        _fates[command.TransactionId] = new Fate();
+        if (!command.DryRun) _ids.Add(command.TransactionId);
+        return command;
+    }
+
+    Command RandomCommand()
+    {
         int from = _random.Next(_options.Accounts), to = (from + 1 + _random.Next(_options.Accounts - 1)) % _options.Accounts;
         Command command = _random.Next(100) switch
         {
             int n when n < _options.AccountChangePercent => NewChange(from),
-            int n when n < 20 && _ids.Count > 0 && _options.HoldPercent > 0 => new Command
+            int n when n < _options.AccountChangePercent + 20 && _ids.Count > 0 && _options.HoldPercent > 0 => new Command
             {
                 Kind = _random.Next(3) == 0 ? CommandKind.Void : CommandKind.Capture,
-                OriginalId = SomeId(),
-                AmountDigits = 0,
+                OriginalId = _random.Next(5) == 0 ? SomeId() : SomeHold(),
+                AmountDigits = _random.Next(2) * _random.Next(50),
             },
-            _ when _ids.Count > 0 && _random.Next(100) < _options.ReversalPercent / 2 => new Command { Kind = CommandKind.Reverse, OriginalId = SomeId(), AmountDigits = 0 },
+            _ when _ids.Count > 0 && _random.Next(100) < _options.ReversalPercent / 2 => new Command { Kind = CommandKind.Reverse, OriginalId = SomeId(), AmountDigits = _random.Next(2) * _random.Next(20) },
             _ when _random.Next(100) < _options.TransactionPercent => new Command
             {
                 Kind = CommandKind.Transaction,
@@ -473,16 +530,11 @@ public sealed class Simulator
         if (command.Account == command.Counterparty && command.Kind == CommandKind.Transfer) command.Counterparty = Account(-1);
         if (command.Account == command.Counterparty && command.Kind == CommandKind.Transfer) command.Account = Account(from);
         if (command.Pending && _random.Next(3) > 0) command.ExpiresInSeconds = 1 + _random.Next(20);
-        if (command.Kind is CommandKind.Transfer or CommandKind.Transaction or CommandKind.Capture or CommandKind.Void or CommandKind.Reverse)
-        {
-            command.TransactionId = NewId();
-            _sent[command.TransactionId] = command;
-            if (!command.DryRun) _ids.Add(command.TransactionId);
-            _leftNothing.Add(command.TransactionId);
-        }
-
         return command;
     }
+
+    /// <summary>One of the last holds, if there is any.</summary>
+    UInt128 SomeHold() => _ids.AsEnumerable().Reverse().Where(id => _sent[id].Pending).Take(1 + _random.Next(4)).LastOrDefault(SomeId());
 
     UInt128 SomeId() => _ids[Math.Max(0, _ids.Count - 1 - _random.Next(20))];
 
@@ -491,7 +543,7 @@ public sealed class Simulator
         Command command = new() { Account = Account(account), Details = new CommandDetails { By = "simulation" } };
         switch (_random.Next(12))
         {
-            case 0:
+            case 0 or 5 or 6:
                 (command.Kind, command.Direction) = (CommandKind.Freeze, (Direction)(1 + _random.Next(3)));
                 break;
             case 1 or 2:
@@ -529,7 +581,11 @@ public sealed class Simulator
             {
                 client.Read = null;
                 if (status == RequestStatus.Answered && request is ReadRequest<Balance> read)
+                {
                     _reads.Add(new ReadAnswer(account, currency, read.Result.Posted, read.Result.Held, read.Sequence, client.NotBefore));
+                    // Whoever asks after this answer sees no less.
+                    _acknowledgedSequence = Math.Max(_acknowledgedSequence, read.Sequence);
+                }
             }
             else if (client.IsLookingUp)
             {
@@ -548,7 +604,15 @@ public sealed class Simulator
         Command command = client.Command!.Value;
         if (found.Outcome == Outcome.Done && found.Before == 0)
         {
-            command.Details = new CommandDetails { Original = asked.Readers.ReadOriginal(found.Original) };
+            Original original = asked.Readers.ReadOriginal(found.Original);
+            // As the server does: a transaction is reversed in full, and an amount is refused before anything is decided.
+            if (original.IsTransaction && command.AmountDigits != 0)
+            {
+                client.Command = null;
+                return;
+            }
+
+            command.Details = new CommandDetails { Original = original };
             client.Command = command;
         }
         else
@@ -560,21 +624,24 @@ public sealed class Simulator
     void OnDecided(Client client, CommandRequest request, RequestStatus status)
     {
         Command command = client.Command!.Value;
-        bool hasId = command.TransactionId != 0;
+        Fate? fate = _fates.GetValueOrDefault(command.TransactionId);
+        if (fate is not null) fate.AttemptsInFlight--;
         if (status != RequestStatus.Answered)
         {
             // "Left nothing behind", or nobody knows: the same again, later.
-            if (hasId && status is RequestStatus.UnavailableUnknown or RequestStatus.DeadlineUnknown) _leftNothing.Remove(command.TransactionId);
+            if (fate is not null) fate.MayBeRecorded |= status is RequestStatus.UnavailableUnknown or RequestStatus.DeadlineUnknown;
             return;
         }
 
         Decision decision = request.Decisions[0];
+        if (decision.Outcome == Outcome.Duplicate)
+            Check(fate is { MayBeRecorded: true } or { AttemptsInFlight: > 0 }, $"transaction {command.TransactionId:x} was said to have left nothing behind, and is a duplicate now");
         if (decision.Outcome == Outcome.StorageFull) return;
         client.Command = null;
         // What was read from a journal is told to that command only: another attempt looks again.
         if (command.Kind == CommandKind.Reverse) command.Details = null;
         if (decision.Sequence == 0) return;
-        if (hasId) _leftNothing.Remove(command.TransactionId);
+        if (fate is not null) fate.MayBeRecorded = true;
         _acknowledged.Add(new Acknowledged(command, decision, client.NotBefore));
         _acknowledgedSequence = Math.Max(_acknowledgedSequence, decision.LastSequence);
     }
@@ -599,16 +666,17 @@ public sealed class Simulator
             }
         }
 
-        foreach (((string account, string currency), System.Numerics.BigInteger posted) in model.Balances)
+        for (int i = 0; i < state.BalancesCount; i++)
         {
-            state.TryCurrency(CurrencyCode.Parse(currency), out uint number, out _);
-            Balance balance = state.Balance(state.Names.Find(AccountName.Parse(account)), number);
-            Check(posted == (System.Numerics.BigInteger)balance.Posted && model.HeldOf(account, currency) == (System.Numerics.BigInteger)balance.Held, $"{account} has {balance.Posted} {currency} and {balance.Held} held; the model says {posted} and {model.HeldOf(account, currency)}");
+            Balance balance = state.BalanceAt(i);
+            string account = state.Names[balance.Account].ToString(), currency = state.CurrencyCode(balance.Currency);
+            System.Numerics.BigInteger posted = model.Balances.GetValueOrDefault((account, currency)), held = model.HeldOf(account, currency);
+            Check(posted == (System.Numerics.BigInteger)balance.Posted && held == (System.Numerics.BigInteger)balance.Held, $"{account} has {balance.Posted} {currency} and {balance.Held} held; the model says {posted} and {held}");
         }
 
         foreach (Acknowledged one in _acknowledged) CheckAcknowledged(one, events);
         foreach (ReadAnswer read in _reads) CheckRead(read, events, state);
-        foreach ((Event e, _, _) in events) Check(e.TransactionId == 0 || !_leftNothing.Contains(e.TransactionId), $"transaction {e.TransactionId:x} was said to have left nothing behind, and is in the journal");
+        foreach ((Event e, _, _) in events) Check(!_fates.TryGetValue(e.TransactionId, out Fate? fate) || fate.MayBeRecorded, $"transaction {e.TransactionId:x} was said to have left nothing behind, and is in the journal");
     }
 
     void CheckAcknowledged(Acknowledged one, List<(Event Event, long TimeMicros, byte[] Attachments)> events)
@@ -674,20 +742,23 @@ public sealed class Simulator
         bool isFirst = e.Kind is EventKind.Held or EventKind.Captured or EventKind.TransferRejected || (e.Kind == EventKind.Debited && e.Index == 0)
             || (e.Kind == EventKind.Released && e.Flags == EventFlags.None);
         if (!isFirst) return;
+        if (e.Kind is EventKind.Debited or EventKind.Captured) _moved++;
         Check(_sent.TryGetValue(e.TransactionId, out Command command), $"nobody sent transaction {e.TransactionId:x}");
         Check(!command.DryRun, $"transaction {e.TransactionId:x} was a dry run, and is in the journal");
         string outcome = e.Kind == EventKind.TransferRejected ? JsonNamingPolicy.SnakeCaseLower.ConvertName(((Outcome)e.Code).ToString()) : "done";
         Expect(outcome, Predict(model, command), e);
     }
 
-    static string Predict(LedgerModel model, in Command command)
+    static string Predict(LedgerModel model, Command command)
     {
+        // Amounts are written in whole units.
+        System.Numerics.BigInteger InMinorUnits() => (System.Numerics.BigInteger)command.AmountDigits * System.Numerics.BigInteger.Pow(10, model.DecimalsOf(command.OriginalId));
         switch (command.Kind)
         {
             case CommandKind.Capture or CommandKind.Void:
-                return model.End(command.TransactionId, command.OriginalId, command.Kind == CommandKind.Void ? -1 : 0);
+                return model.End(command.TransactionId, command.OriginalId, command.Kind == CommandKind.Void ? -1 : InMinorUnits());
             case CommandKind.Reverse:
-                return model.Reverse(command.TransactionId, command.OriginalId, 0);
+                return model.Reverse(command.TransactionId, command.OriginalId, InMinorUnits());
             case CommandKind.Transaction:
                 return model.Transaction([.. command.Details!.Postings!.Select(p => ToMovement(p.Account, p.Counterparty, p.Currency, p.AmountDigits))], command.TransactionId);
             default:

@@ -20,6 +20,10 @@ public sealed class AccountEndpointTests
         Assert.Equal(200, (await server.PostAsync("/v1/wallet/accounts", body)).Status);
         Assert.Equal(200, (await server.PostAsync("/v1/wallet/accounts", body.Replace("-100.00", "-100", StringComparison.Ordinal))).Status);
         (await server.PostAsync("/v1/wallet/accounts", """{"account":"alice"}""")).IsProblem(409, "account_exists");
+        // What could never have been opened is no repetition.
+        (await server.PostAsync("/v1/wallet/accounts", body.Replace("USD", "ZZZ", StringComparison.Ordinal))).IsProblem(400, "currency_unknown");
+        (await server.PostAsync("/v1/wallet/accounts", body.Replace("1000.00", "0.001", StringComparison.Ordinal))).IsProblem(400, "amount_too_precise");
+        (await server.PostAsync("/v1/wallet/accounts", body.Replace("1000.00", "99999999999999999999999999999", StringComparison.Ordinal))).IsProblem(400, "amount_too_large");
         (await server.PostAsync("/v1/wallet/accounts", body.Replace("gold", "lead", StringComparison.Ordinal))).IsProblem(409, "account_exists");
         // The opening counts, not what became of the account since.
         await server.SendAsync(HttpMethod.Put, "/v1/wallet/accounts/alice/limits", """{"limits":{}}""");
@@ -52,6 +56,7 @@ public sealed class AccountEndpointTests
         Assert.Equal((200, "frozen"), (frozen.Status, frozen.Text("status")));
         JsonElement how = frozen.Body.GetProperty("frozen");
         Assert.Equal(("debit", "court order", "local"), (how.GetProperty("direction").GetString(), how.GetProperty("reason").GetString(), how.GetProperty("by").GetString()));
+        Assert.Equal("second order", (await server.PostAsync($"{path}/freeze", """{"direction":"debit","reason":"second order"}""")).Body.GetProperty("frozen").GetProperty("reason").GetString());
         Assert.Equal("both", (await server.PostAsync($"{path}/freeze", """{"direction":"credit"}""")).Body.GetProperty("frozen").GetProperty("direction").GetString());
         Assert.Equal("open", (await server.SendAsync(HttpMethod.Post, $"{path}/unfreeze")).Text("status"));
         Assert.Equal("b", (await server.SendAsync(HttpMethod.Put, $"{path}/metadata", """{"metadata":{"a":"b"}}""")).Body.GetProperty("metadata").GetProperty("a").GetString());
@@ -66,7 +71,7 @@ public sealed class AccountEndpointTests
 
         List<JsonElement> events = await EventsAsync(server);
         Assert.Equal(
-            ["account_opened", "account_opened", "debited", "credited", "frozen", "frozen", "unfrozen", "metadata_changed", "limits_changed", "debited", "credited", "closed"],
+            ["account_opened", "account_opened", "debited", "credited", "frozen", "frozen", "frozen", "unfrozen", "metadata_changed", "limits_changed", "debited", "credited", "closed"],
             events.Select(e => e.GetProperty("kind").GetString()));
         Assert.Equal("moved away", events[^1].GetProperty("reason").GetString());
         Assert.Equal("local", events[^1].GetProperty("by").GetString());

@@ -181,6 +181,37 @@ public sealed class PartitionedTests
         Assert.Equal("100.00", await server.BalanceAsync(In(0)));
     }
 
+    /// <summary>A capture's own id belongs where the hold is, not where its hash says.</summary>
+    [Fact]
+    public async Task What_is_asked_about_a_hold_between_system_accounts_is_found_by_any_of_its_ids()
+    {
+        await using TestServer server = await StartAsync();
+        Guid hold = Guid.NewGuid(), capture = Guid.NewGuid(), back = Guid.NewGuid();
+        while (Router.PartitionOf(Answer.FromGuid(capture), Partitions) == Router.PartitionOf(Answer.FromGuid(hold), Partitions)) capture = Guid.NewGuid();
+        await server.TransferAsync("@world", "@bank", "5.00", id: hold, more: ",\"pending\":true");
+        Assert.Equal(200, (await EndAsync(server, hold, capture, "capture", "?account=@world")).Status);
+        Assert.Equal("completed", (await server.GetAsync($"/v1/wallet/transfers/{capture}?account=@world")).Text("status"));
+        Assert.Equal(200, (await EndAsync(server, capture, back, "reverse", "?account=@bank")).Status);
+        Assert.Equal("0.00", await server.BalanceAsync("@bank"));
+    }
+
+    /// <summary>Excludes: a folder that forgets, and serves what is left as if it were all.</summary>
+    [Theory]
+    [InlineData("purse.json")]
+    [InlineData("partitions/3")]
+    public async Task A_folder_that_lost_a_part_is_refused(string part)
+    {
+        await using TestServer server = await StartAsync();
+        await server.StopAsync();
+        string path = Path.Combine(server.Data, part), away = Path.Combine(server.Data, "away");
+        Directory.Move(path, away);
+        StartException refused = await Assert.ThrowsAsync<StartException>(server.RestartAsync);
+        Assert.Contains("Restore it from a copy", refused.Message, StringComparison.Ordinal);
+        Directory.Move(away, path);
+        await server.RestartAsync();
+        Assert.Equal("100.00", await server.BalanceAsync(In(3)));
+    }
+
     [Fact]
     public async Task The_number_of_partitions_never_changes()
     {

@@ -47,6 +47,7 @@ public sealed class StartTests
     [Theory]
     [InlineData("""{"format":7,"partitions":1}""")]
     [InlineData("""{"format":0,"partitions":0}""")]
+    [InlineData("""{"format":0,"partitions":3}""")]
     [InlineData("""{"format":0""")]
     public async Task A_folder_of_another_make_is_refused(string settings)
     {

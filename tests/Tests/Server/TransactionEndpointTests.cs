@@ -224,6 +224,9 @@ public sealed class TransactionEndpointTests
         Task<Response> Capture(string amount) => server.PostAsync($"/v1/wallet/transfers/{id}/capture", $$"""{"transaction_id":"{{capture}}"{{amount}}}""");
         (await Capture(",\"amount\":\"5.00\"")).IsProblem(422, "not_a_hold");
         (await Capture(",\"amount\":\"5\"")).IsProblem(422, "not_a_hold");
+        Assert.Equal("5.00", (await StoryAsync(server, capture)).Text("amount"));
+        JsonElement recorded = (await StoryAsync(server, capture)).Body.GetProperty("events")[0];
+        Assert.Equal(("transfer_rejected", first.Text("position").Split(':')[0]), (recorded.GetProperty("kind").GetString(), recorded.GetProperty("hold").GetString()!.Split(':')[0]));
         (await Capture(",\"amount\":\"6\"")).IsProblem(409, "transaction_id_reused");
         (await Capture("")).IsProblem(409, "transaction_id_reused");
     }

@@ -1,6 +1,7 @@
 using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
+using Purse.Simulation;
 
 namespace Purse.Tests.Server;
 
@@ -94,6 +95,25 @@ public sealed class TransferEndpointTests
         }));
         Assert.StartsWith("200 ", Assert.Single(answers.Distinct()), StringComparison.Ordinal);
         Assert.Equal(("99.00", "1.00"), (await server.BalanceAsync("alice"), await server.BalanceAsync("bob")));
+    }
+
+    /// <summary>The deadline of a write that is under way says so, and the same id gets what became of it.</summary>
+    [Fact]
+    public async Task A_deadline_tells_the_truth_about_what_was_begun()
+    {
+        FaultyDisk disk = new();
+        await using TestServer server = await TestServer.StartAsync(disk);
+        await server.OpenAsync("alice");
+        await server.OpenAsync("bob", "0");
+        Guid begun = Guid.NewGuid();
+        string Body(Guid id) => $$"""{"from_account":"alice","to_account":"bob","amount":"1.00","currency":"USD","transaction_id":"{{id}}"}""";
+        disk.FlushGate.Reset();
+        Response unknown = await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", Body(begun), ("X-Request-Timeout-Ms", "100"));
+        unknown.IsProblem(504, "deadline_exceeded", "unknown");
+        disk.FlushGate.Set();
+        Response again = await server.PostAsync("/v1/wallet/balance_transfer", Body(begun));
+        Assert.Equal((200, "completed", "true"), (again.Status, again.Text("status"), again.Headers["Idempotent-Replayed"]));
+        Assert.Equal("1.00", await server.BalanceAsync("bob"));
     }
 
     [Fact]

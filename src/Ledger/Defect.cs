@@ -1,0 +1,41 @@
+namespace Purse.Ledger;
+
+/// <summary>
+/// Deliberate mistakes, by which the simulator proves that it would find such. Off everywhere but on a thread on which the simulator turned
+/// one on; nothing else can.
+/// </summary>
+internal enum LedgerDefect
+{
+    None = 0,
+
+    /// <summary>The last id of a snapshot is not remembered.</summary>
+    IdForgottenOnRecovery,
+
+    /// <summary>Holds that are due are given back a second late.</summary>
+    HoldLeaked,
+
+    /// <summary>A dry run leaves its events.</summary>
+    DryRunRecorded,
+
+    /// <summary>What is left of a transfer is not looked at when it is taken back.</summary>
+    ReversedTwice,
+
+    /// <summary>A posting is judged on the balances before its transaction.</summary>
+    PostingsBlindToEachOther,
+
+    /// <summary>A refusal is not remembered under its id.</summary>
+    RefusalForgotten,
+
+    /// <summary>A capture does not judge its payee again.</summary>
+    CaptureIntoFrozen,
+}
+
+internal static class Injected
+{
+    [ThreadStatic]
+    static LedgerDefect Current;
+
+    internal static bool Is(LedgerDefect defect) => Current == defect;
+
+    internal static void Set(LedgerDefect defect) => Current = defect;
+}
