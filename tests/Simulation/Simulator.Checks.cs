@@ -1,0 +1,162 @@
+using System.Numerics;
+using System.Text.Json;
+using Purse.Journal;
+using Purse.Ledger;
+using Purse.Partitions;
+
+namespace Purse.Simulation;
+
+/// <summary>What must be so, however it went: at every recovery, and at the end.</summary>
+public sealed partial class Simulator
+{
+    /// <summary>The state of a snapshot and what came after it is that of a replay from the first event; nothing that was durable is gone or another.</summary>
+    void CheckRecovered(State state)
+    {
+        StateMachine replayed = new(new State(_random.NextInt64()));
+        using JournalReader reader = new(_disk, Partition, checkMerkleRoots: true);
+        while (reader.TryReadNext(out Block block))
+        {
+            Partitions.Partition.Apply(block, replayed);
+            Check(!_durable.TryGetValue(reader.LastNumber, out Hash256 hash) || hash == reader.LastHash, $"block {reader.LastNumber} was durable, and is another one now");
+        }
+
+        Check(_durable.Count == 0 || _durable.Keys.Max() <= reader.LastNumber, "a block that was durable is gone");
+        Check(Bytes(state).AsSpan().SequenceEqual(Bytes(replayed.State)), "the recovered state is not that of a replay from the first event");
+        foreach (uint currency in state.CurrenciesInUse()) Check(state.CountSum(currency) == 0, $"the balances of {state.CurrencyCode(currency)} do not add up to 0");
+    }
+
+    static byte[] Bytes(State state)
+    {
+        using MemoryStream stream = new();
+        state.Write(stream);
+        return stream.ToArray();
+    }
+
+    /// <summary>What clients were told against the journal, and the journal against the model, from the first event on.</summary>
+    void CheckEverything()
+    {
+        Check(_writers.Count > 0, "after all has healed, the partition does not recover");
+        List<(Event Event, long TimeMicros, byte[] Attachments)> events = [];
+        using JournalReader reader = new(_disk, Partition, checkMerkleRoots: true);
+        LedgerModel model = new();
+        State state = _writers[^1].Core.State;
+        while (reader.TryReadNext(out Block block))
+        {
+            byte[] attachments = block.Attachments.ToArray();
+            model.SetTime(block.Header.TimeMicros);
+            foreach (ref readonly Event e in block.RecordsAs<Event>())
+            {
+                events.Add((e, block.Header.TimeMicros, attachments));
+                if (e.Kind == EventKind.Expired) Check(model.TryExpire(events[(int)e.Link - 1].Event.TransactionId), $"event {events.Count} ends a hold that is not due");
+                else CheckAgainst(model, e, new Attachment(e.Attachment, attachments, []), state);
+            }
+        }
+
+        for (int i = 0; i < state.BalancesCount; i++)
+        {
+            Balance balance = state.BalanceAt(i);
+            string account = state.Names[balance.Account].ToString(), currency = state.CurrencyCode(balance.Currency);
+            BigInteger posted = model.Balances.GetValueOrDefault((account, currency)), held = model.HeldOf(account, currency);
+            Check(posted == (BigInteger)balance.Posted && held == (BigInteger)balance.Held, $"{account} has {balance.Posted} {currency} and {balance.Held} held; the model says {posted} and {held}");
+        }
+
+        foreach (Acknowledged one in _acknowledged) CheckAcknowledged(one, events);
+        foreach (ReadAnswer read in _reads) CheckRead(read, events, state);
+        foreach ((Event e, _, _) in events) Check(!_fates.TryGetValue(e.TransactionId, out Fate? fate) || fate.MayBeRecorded, $"transaction {e.TransactionId:x} was said to have left nothing behind, and is in the journal");
+    }
+
+    void CheckAcknowledged(Acknowledged one, List<(Event Event, long TimeMicros, byte[] Attachments)> events)
+    {
+        (Command command, Decision decision, ulong notBefore) = one;
+        Check(decision.LastSequence <= (ulong)events.Count, $"event {decision.LastSequence} was acknowledged, and is lost");
+        Event e = events[(int)decision.Sequence - 1].Event;
+        bool isRefusal = (ushort)decision.Outcome >= (ushort)Outcome.FromAccountNotFound;
+        if (decision.Outcome == Outcome.Duplicate)
+        {
+            Check(e.TransactionId == command.TransactionId, $"event {decision.Sequence} is not about the id that it was told for");
+            return;
+        }
+
+        if (decision.Outcome == Outcome.AccountExists) return;
+        Check(decision.Sequence > notBefore, $"event {decision.Sequence} was decided after {notBefore} was acknowledged, and comes before it");
+        Check(command.TransactionId == 0 || e.TransactionId == command.TransactionId || e.Kind is EventKind.AccountNamed or EventKind.AccountOpened, $"event {decision.Sequence} is not the one that was acknowledged");
+        Check(isRefusal == (e.Kind == EventKind.TransferRejected) && (!isRefusal || e.Code == (ushort)decision.Outcome), $"event {decision.Sequence} is not what was acknowledged: {decision.Outcome}");
+    }
+
+    /// <summary>A read shows the balance at one position, no older than what anybody was told before it was asked.</summary>
+    void CheckRead(ReadAnswer read, List<(Event Event, long TimeMicros, byte[] Attachments)> events, State state)
+    {
+        Check(read.Sequence >= read.NotBefore, $"a read showed event {read.Sequence} after {read.NotBefore} was acknowledged");
+        Check(read.Sequence <= (ulong)events.Count, $"a read showed event {read.Sequence}, which is lost");
+        uint account = state.Names.Find(read.Account);
+        for (int i = (int)read.Sequence - 1; i >= 0; i--)
+        {
+            Event e = events[i].Event;
+            if (!e.TouchesBalance || e.Account != account || e.Currency != read.Currency) continue;
+            Check((e.Posted, e.Held) == (read.Posted, read.Held), $"a read at event {read.Sequence} showed {read.Posted} and {read.Held} held; it was {e.Posted} and {e.Held}");
+            return;
+        }
+
+        Check(read.Posted == 0 && read.Held == 0, $"a read at event {read.Sequence} showed money where there was none");
+    }
+
+    /// <summary>Every event is what the model says must come of its command, in the order of the journal.</summary>
+    void CheckAgainst(LedgerModel model, in Event e, Attachment attachment, State state)
+    {
+        Check(!model.IsAnyDue, $"{e.Kind} was decided while a hold was due");
+        string name = e.Account == 0 ? "" : state.Names[e.Account].ToString();
+        switch (e.Kind)
+        {
+            case EventKind.AccountOpened when name[0] != '@':
+                Expect("done", model.Open(name), e);
+                return;
+            case EventKind.LimitsChanged:
+                Limits limits = attachment.Limits() is [var one] ? one : throw Broken("limits of one currency were set");
+                Expect("done", model.SetLimits(name, state.CurrencyCode(limits.Currency), (BigInteger?)limits.Min, (BigInteger?)limits.Max), e);
+                return;
+            case EventKind.Frozen:
+                Expect("done", model.Freeze(name, (Direction)e.Code), e);
+                return;
+            case EventKind.Unfrozen:
+                Expect("done", model.Freeze(name, Direction.None), e);
+                return;
+            case EventKind.Closed:
+                Expect("done", model.Close(name), e);
+                return;
+        }
+
+        bool isFirst = e.Kind is EventKind.Held or EventKind.Captured or EventKind.TransferRejected || (e.Kind == EventKind.Debited && e.Index == 0)
+            || (e.Kind == EventKind.Released && e.Flags == EventFlags.None);
+        if (!isFirst) return;
+        if (e.Kind is EventKind.Debited or EventKind.Captured) _moved++;
+        Check(_sent.TryGetValue(e.TransactionId, out Command command), $"nobody sent transaction {e.TransactionId:x}");
+        Check(!command.DryRun, $"transaction {e.TransactionId:x} was a dry run, and is in the journal");
+        string outcome = e.Kind == EventKind.TransferRejected ? JsonNamingPolicy.SnakeCaseLower.ConvertName(((Outcome)e.Code).ToString()) : "done";
+        Expect(outcome, Predict(model, command), e);
+    }
+
+    static string Predict(LedgerModel model, Command command)
+    {
+        // Amounts are written in whole units.
+        BigInteger InMinorUnits() => (BigInteger)command.AmountDigits * BigInteger.Pow(10, model.DecimalsOf(command.OriginalId));
+        switch (command.Kind)
+        {
+            case CommandKind.Capture or CommandKind.Void:
+                return model.End(command.TransactionId, command.OriginalId, command.Kind == CommandKind.Void ? -1 : InMinorUnits());
+            case CommandKind.Reverse:
+                return model.Reverse(command.TransactionId, command.OriginalId, InMinorUnits());
+            case CommandKind.Transaction:
+                return model.Transaction([.. command.Details!.Postings!.Select(p => ToMovement(p.Account, p.Counterparty, p.Currency, p.AmountDigits))], command.TransactionId);
+            default:
+                return model.Transfer(ToMovement(command.Account, command.Counterparty, command.Currency, command.AmountDigits), command.TransactionId, command.Pending, command.ExpiresInSeconds, command.UpTo);
+        }
+    }
+
+    static LedgerModel.Movement ToMovement(in AccountName from, in AccountName to, CurrencyCode currency, Int128 units) =>
+        new(from.ToString(), to.ToString(), currency.ToString(), (BigInteger)units * BigInteger.Pow(10, LedgerModel.Decimals[Array.IndexOf(LedgerModel.Currencies, currency.ToString())]));
+
+    void Expect(string happened, string predicted, in Event e)
+    {
+        if (happened != predicted) throw Broken($"{e.Kind} of {e.TransactionId:x} came out as {happened}; the model says {predicted}");
+    }
+}

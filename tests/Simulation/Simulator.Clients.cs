@@ -1,0 +1,234 @@
+using Purse.Ledger;
+using Purse.Partitions;
+
+namespace Purse.Simulation;
+
+/// <summary>What clients ask, and what they make of the answers: nobody gives up on a command before it is answered for good.</summary>
+public sealed partial class Simulator
+{
+    void Ask(Client client, Writer writer)
+    {
+        if (client.Request is not null)
+        {
+            // Now and then a caller gives up; what it asked for goes on.
+            if (_random.Next(200) == 0 && !_isHealed) GiveUp(client);
+            return;
+        }
+
+        client.Asked = writer;
+        client.NotBefore = _acknowledgedSequence;
+        if (client.Command is null && _random.Next(100) < _options.ReadPercent)
+        {
+            if (_isHealed) return;
+            AccountName account = Account(_random.Next(_options.Accounts + 1) is > 0 and int n ? n - 1 : -1);
+            writer.Core.State.TryCurrency(CurrencyCode.Parse(LedgerModel.Currencies[_random.Next(2)]), out uint currency, out _);
+            client.Read = (account, currency);
+            Submit(client, new ReadRequest<Balance>(state => state.Balance(state.Names.Find(account), currency)));
+            return;
+        }
+
+        if (client.Command is null)
+        {
+            if (_isHealed) return;
+            client.Command = _ids.Count > 0 && _random.Next(100) < _options.RepeatPercent ? _sent[_ids[_random.Next(_ids.Count)]] : NewCommand();
+        }
+
+        Command command = client.Command.Value;
+        if (command.Kind == CommandKind.Reverse && command.Details is null)
+        {
+            client.IsLookingUp = true;
+            Submit(client, new ReadRequest<(Outcome Outcome, ulong Original, ulong Before)>(state =>
+                (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before)));
+            return;
+        }
+
+        CommandRequest request = new(1);
+        request.Commands[0] = command;
+        if (_fates.TryGetValue(command.TransactionId, out Fate? fate)) fate.AttemptsInFlight++;
+        Submit(client, request);
+    }
+
+    void Submit(Client client, Request request)
+    {
+        client.Request = request;
+        client.Answer = request.Begin(Timeout.InfiniteTimeSpan);
+        if (client.Asked!.Queue.TryAdd(request) is RequestStatus refused) request.Complete(refused);
+    }
+
+    static AccountName Account(int number) => AccountName.Parse(number < 0 ? "@world" : $"a{number}");
+
+    UInt128 NewId()
+    {
+        Span<byte> bytes = stackalloc byte[16];
+        _random.NextBytes(bytes);
+        return System.Buffers.Binary.BinaryPrimitives.ReadUInt128BigEndian(bytes);
+    }
+
+    Command NewCommand()
+    {
+        Command command = _setUp.TryDequeue(out Command first) ? first : RandomCommand();
+        if (command.Kind is not (CommandKind.Transfer or CommandKind.Transaction or CommandKind.Capture or CommandKind.Void or CommandKind.Reverse)) return command;
+        command.TransactionId = NewId();
+        _sent[command.TransactionId] = command;
+        _fates[command.TransactionId] = new Fate();
+        if (!command.DryRun) _ids.Add(command.TransactionId);
+        return command;
+    }
+
+    Command RandomCommand()
+    {
+        int from = _random.Next(_options.Accounts), to = (from + 1 + _random.Next(_options.Accounts - 1)) % _options.Accounts;
+        Command command = _random.Next(100) switch
+        {
+            int n when n < _options.AccountChangePercent => NewChange(from),
+            int n when n < _options.AccountChangePercent + 20 && _ids.Count > 0 && _options.HoldPercent > 0 => new Command
+            {
+                Kind = _random.Next(3) == 0 ? CommandKind.Void : CommandKind.Capture,
+                OriginalId = _random.Next(5) == 0 ? SomeId() : SomeHold(),
+                AmountDigits = _random.Next(2) * _random.Next(50),
+            },
+            _ when _ids.Count > 0 && _random.Next(100) < _options.ReversalPercent / 2 => new Command { Kind = CommandKind.Reverse, OriginalId = SomeId(), AmountDigits = _random.Next(2) * _random.Next(20) },
+            _ when _random.Next(100) < _options.TransactionPercent => new Command
+            {
+                Kind = CommandKind.Transaction,
+                Details = new CommandDetails
+                {
+                    Postings = [.. Enumerable.Range(0, 1 + _random.Next(_random.Next(10) == 0 ? 64 : 5)).Select(i => new Posting
+                    {
+                        Account = Account((from + i) % _options.Accounts), Counterparty = Account(_random.Next(20) == 0 ? -1 : (from + i + 1) % _options.Accounts),
+                        AmountDigits = 1 + _random.Next(50), AmountScale = 0, Currency = CurrencyCode.Parse(LedgerModel.Currencies[_random.Next(2)]),
+                    })],
+                },
+            },
+            _ => new Command
+            {
+                Kind = CommandKind.Transfer,
+                Account = Account(_random.Next(3) == 0 ? -1 : from),
+                Counterparty = Account(_random.Next(8) == 0 && from != 0 ? 0 : to),
+                AmountDigits = 1 + _random.Next(100),
+                AmountScale = 0,
+                Currency = CurrencyCode.Parse(LedgerModel.Currencies[_random.Next(2)]),
+                Pending = _random.Next(100) < _options.HoldPercent,
+                UpTo = _random.Next(10) == 0,
+                DryRun = _random.Next(30) == 0,
+            },
+        };
+        if (command.Account == command.Counterparty && command.Kind == CommandKind.Transfer) command.Counterparty = Account(-1);
+        if (command.Account == command.Counterparty && command.Kind == CommandKind.Transfer) command.Account = Account(from);
+        if (command.Pending && _random.Next(3) > 0) command.ExpiresInSeconds = 1 + _random.Next(20);
+        return command;
+    }
+
+    /// <summary>One of the last holds, if there is any.</summary>
+    UInt128 SomeHold() => _ids.AsEnumerable().Reverse().Where(id => _sent[id].Pending).Take(1 + _random.Next(4)).LastOrDefault(SomeId());
+
+    UInt128 SomeId() => _ids[Math.Max(0, _ids.Count - 1 - _random.Next(20))];
+
+    Command NewChange(int account)
+    {
+        Command command = new() { Account = Account(account), Details = new CommandDetails { By = "simulation" } };
+        switch (_random.Next(12))
+        {
+            case 0 or 5 or 6:
+                (command.Kind, command.Direction) = (CommandKind.Freeze, (Direction)(1 + _random.Next(3)));
+                break;
+            case 1 or 2:
+                command.Kind = CommandKind.Unfreeze;
+                break;
+            case 3:
+                CurrencyCode currency = CurrencyCode.Parse(LedgerModel.Currencies[_random.Next(2)]);
+                bool hasMin = _random.Next(2) == 0;
+                (command.Kind, command.Details) = (CommandKind.SetLimits, new CommandDetails
+                {
+                    Limits = [new LimitsAsWritten(currency, hasMin, -_random.Next(50), 0, !hasMin || _random.Next(2) == 0, 1000 + _random.Next(5000), 0)],
+                });
+                break;
+            case 4:
+                command.Kind = CommandKind.Close;
+                break;
+            default:
+                command.Kind = CommandKind.OpenAccount;
+                break;
+        }
+
+        return command;
+    }
+
+    void ReadAnswers()
+    {
+        foreach (Client client in _clients)
+        {
+            if (client.Request is null || !client.Answer.IsCompleted) continue;
+            RequestStatus status = client.Answer.Result;
+            (Request request, Writer asked) = (client.Request, client.Asked!);
+            client.Request = null;
+            if (status == RequestStatus.Answered) _answered++;
+            if (client.Read is var (account, currency))
+            {
+                client.Read = null;
+                if (status == RequestStatus.Answered && request is ReadRequest<Balance> read)
+                {
+                    _reads.Add(new ReadAnswer(account, currency, read.Result.Posted, read.Result.Held, read.Sequence, client.NotBefore));
+                    // Whoever asks after this answer sees no less.
+                    _acknowledgedSequence = Math.Max(_acknowledgedSequence, read.Sequence);
+                }
+            }
+            else if (client.IsLookingUp)
+            {
+                client.IsLookingUp = false;
+                if (status == RequestStatus.Answered) OnLookedUp(client, ((ReadRequest<(Outcome, ulong, ulong)>)request).Result, asked);
+            }
+            else
+            {
+                OnDecided(client, (CommandRequest)request, status);
+            }
+        }
+    }
+
+    static void OnLookedUp(Client client, (Outcome Outcome, ulong Original, ulong Before) found, Writer asked)
+    {
+        Command command = client.Command!.Value;
+        if (found.Outcome == Outcome.Done && found.Before == 0)
+        {
+            Original original = asked.Readers.ReadOriginal(found.Original);
+            // As the server does: a transaction is reversed in full, and an amount is refused before anything is decided.
+            if (original.IsTransaction && command.AmountDigits != 0)
+            {
+                client.Command = null;
+                return;
+            }
+
+            command.Details = new CommandDetails { Original = original };
+            client.Command = command;
+        }
+        else
+        {
+            client.Command = null;
+        }
+    }
+
+    void OnDecided(Client client, CommandRequest request, RequestStatus status)
+    {
+        Command command = client.Command!.Value;
+        Fate? fate = _fates.GetValueOrDefault(command.TransactionId);
+        if (fate is not null) fate.AttemptsInFlight--;
+        if (status != RequestStatus.Answered)
+        {
+            // "Left nothing behind", or nobody knows: the same again, later.
+            if (fate is not null) fate.MayBeRecorded |= status is RequestStatus.UnavailableUnknown or RequestStatus.DeadlineUnknown;
+            return;
+        }
+
+        Decision decision = request.Decisions[0];
+        if (decision.Outcome == Outcome.Duplicate)
+            Check(fate is { MayBeRecorded: true } or { AttemptsInFlight: > 0 }, $"transaction {command.TransactionId:x} was said to have left nothing behind, and is a duplicate now");
+        if (decision.Outcome == Outcome.StorageFull) return;
+        client.Command = null;
+        // What was read from a journal is told to that command only: another attempt looks again.
+        if (command.Kind == CommandKind.Reverse) command.Details = null;
+        if (decision.Sequence == 0) return;
+        if (fate is not null) fate.MayBeRecorded = true;
+        _acknowledged.Add(new Acknowledged(command, decision, client.NotBefore));
+        _acknowledgedSequence = Math.Max(_acknowledgedSequence, decision.LastSequence);
+    }
+}
