@@ -46,6 +46,40 @@ public sealed class PartitionTests
 
     static uint Usd(State state) => state.TryCurrency(CurrencyCode.Parse("USD"), out uint number, out _) ? number : 0;
 
+    /// <summary>Excludes: a writer that was deposed, fails of something else, recovers from it, and so takes the partition back.</summary>
+    [Fact]
+    public async Task A_deposed_writer_that_fails_does_not_take_its_partition_back()
+    {
+        FaultyDisk disk = new();
+        await using Partition deposed = Start(disk);
+        await DoneAsync(deposed, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        disk.FlushGate.Reset();
+        Task<(RequestStatus, Decision)> begun = ExecuteAsync(deposed, TestLedger.Transfer(1, "@world", "alice", "1.00"), TimeSpan.FromMilliseconds(500));
+        while (disk.FlushesWaiting < 1) await Task.Delay(1);
+        // The successor's epoch is written; both wait for their flush, and one of the two fails.
+        Task<FileJournal> takingOver = Task.Run(() => FileJournal.Open(disk, 0, Options.Journal, [], (in Block _) => { }));
+        while (disk.FlushesWaiting < 2) await Task.Delay(1);
+        disk.FailFlushIn = 1;
+        disk.FlushGate.Set();
+        await begun;
+        using CancellationTokenSource limit = new(Patience);
+        while (!_log.Any(line => line.Contains("stays down", StringComparison.Ordinal)))
+        {
+            await ExecuteAsync(deposed, TestLedger.Transfer(2, "@world", "alice", "1.00"), TimeSpan.FromMilliseconds(100));
+            await Task.Delay(5, limit.Token);
+        }
+
+        Assert.DoesNotContain(_log.Skip(1), line => line.Contains("recovered", StringComparison.Ordinal));
+        try
+        {
+            (await takingOver).Dispose();
+        }
+        catch (IOException)
+        {
+            // It was the successor's flush that failed.
+        }
+    }
+
     [Fact]
     public async Task What_was_answered_is_there_after_a_power_cut()
     {
