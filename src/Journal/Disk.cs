@@ -47,7 +47,7 @@ public sealed partial class FileDisk(string root) : IDisk
     {
         string path = Path.Combine(Root, folder);
         if (!Directory.Exists(path)) return [];
-        return [.. Directory.EnumerateFiles(path).Select(f => $"{folder}/{Path.GetFileName(f)}").Order(StringComparer.Ordinal)];
+        return [.. Directory.EnumerateFiles(path).Select(f => folder.Length == 0 ? Path.GetFileName(f) : $"{folder}/{Path.GetFileName(f)}").Order(StringComparer.Ordinal)];
     }
 
     public IDiskFile Open(string name, bool writable, bool create = false)

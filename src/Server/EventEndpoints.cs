@@ -63,11 +63,14 @@ sealed class EventEndpoints(Router router, CancellationToken stopping)
 
                 next[i] += (ulong)events.Count;
                 any = true;
+                // One block at most waits for a slow reader, however many partitions there are.
+                await http.Response.BodyWriter.FlushAsync(CancellationToken.None);
             }
 
-            await http.Response.BodyWriter.FlushAsync(CancellationToken.None);
             if (any) continue;
             if (!live) break;
+            // The first time round, this is what sends the headers.
+            await http.Response.BodyWriter.FlushAsync(CancellationToken.None);
             await Task.Delay(LivePoll, end.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         }
     }

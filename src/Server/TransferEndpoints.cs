@@ -105,7 +105,7 @@ sealed partial class TransferEndpoints(Router router)
         }
 
         Result result = ToResult(body, command, decision, readers);
-        if (result.Problem is Problem problem) WriteRejected(json, body.TransactionId, problem);
+        if (result.Problem is Problem problem) WriteRejected(json, Answer.ToGuid(command.TransactionId).ToString(), problem);
         else WriteTransfer(json, result.Recorded!, readers);
         if (result.IsReplayed) json.WriteBoolean("idempotent_replayed", true);
     }

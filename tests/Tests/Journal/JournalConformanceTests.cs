@@ -129,6 +129,23 @@ public abstract class JournalConformanceTests
         Assert.Throws<FencedException>(() => journal.Append(journal.Epoch + 1, 1, 1000, 1, RecordBytes, Records(1, 1), [], []));
     }
 
+    /// <summary>Excludes: a segment's worth of disk lost for good with every crash in the middle of an allocation.</summary>
+    [Fact]
+    public void What_a_crash_left_of_an_allocation_is_gone_with_the_next_writer()
+    {
+        IDisk disk = NewDisk();
+        using (FileJournal journal = Open(disk)) Append(journal, 1);
+        foreach (string name in new[] { "allocating-00000002", "allocating-00000002-1" })
+        {
+            using IDiskFile left = disk.Open(name, writable: true, create: true);
+            left.Write(new byte[100], 0);
+        }
+
+        Assert.Contains("allocating-00000002-1", disk.List(""));
+        using FileJournal next = Open(disk);
+        Assert.Equal(["epoch"], disk.List(""));
+    }
+
     [Fact]
     public void An_idle_writer_marks_what_was_flushed()
     {

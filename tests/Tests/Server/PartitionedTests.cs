@@ -2,6 +2,7 @@ using System.Text.Json;
 using Purse.Cluster;
 using Purse.Ledger;
 using Purse.Server;
+using Purse.Simulation;
 
 namespace Purse.Tests.Server;
 
@@ -139,6 +140,24 @@ public sealed class PartitionedTests
             Assert.Equal(before + 1 + i <= 100 ? "completed" : "rejected", answers[i].GetProperty("status").GetString());
             Assert.StartsWith($"{i % Partitions}:", answers[i].GetProperty("position").GetString(), StringComparison.Ordinal);
         }
+    }
+
+    /// <summary>Excludes: "left nothing behind" said of all, because it is true of some.</summary>
+    [Fact]
+    public async Task Many_transfers_that_all_partitions_failed_are_unknown_where_any_may_be_recorded()
+    {
+        FaultyDisk[] disks = [new(), new()];
+        await using TestServer server = await TestServer.StartAsync(diskOf: number => disks[number], partitionsCount: 2);
+        string[] names = [.. Enumerable.Range(0, 2).Select(partition => Enumerable.Range(0, 100).Select(i => $"a{i}").First(name => Router.PartitionOf(AccountName.Parse(name), 2) == partition))];
+        foreach (string name in names) await server.OpenAsync(name, "0");
+        await server.Server.Partitions[0].DisposeAsync();
+        disks[1].FlushGate.Reset();
+        Guid[] ids = [Guid.NewGuid(), Guid.NewGuid()];
+        string items = string.Join(',', Enumerable.Range(0, 2).Select(i => $$"""{"from_account":"@world","to_account":"{{names[i]}}","amount":"1","currency":"USD","transaction_id":"{{ids[i]}}"}"""));
+        Response response = await server.SendAsync(HttpMethod.Post, "/v1/wallet/transfers", $$"""{"transfers":[{{items}}]}""", ("X-Request-Timeout-Ms", "200"));
+        response.IsProblem(504, "deadline_exceeded", "unknown");
+        disks[1].FlushGate.Set();
+        Assert.Equal("completed", (await server.GetAsync($"/v1/wallet/transfers/{ids[1]}?account={names[1]}")).Text("status"));
     }
 
     [Fact]

@@ -25,15 +25,15 @@ sealed class TestServer : IAsyncDisposable
     public ContractChecker Contract { get; } = new();
 
     /// <summary>In place of the folder's own disk.</summary>
-    public IDisk? Disk { get; init; }
+    public Func<int, IDisk>? Disk { get; init; }
 
     public int QueuedCommandsMax { get; init; } = 65_536;
 
     public int? PartitionsCount { get; set; }
 
-    public static async Task<TestServer> StartAsync(IDisk? disk = null, int queuedCommandsMax = 65_536, int? partitionsCount = null)
+    public static async Task<TestServer> StartAsync(IDisk? disk = null, Func<int, IDisk>? diskOf = null, int queuedCommandsMax = 65_536, int? partitionsCount = null)
     {
-        TestServer test = new() { Disk = disk, QueuedCommandsMax = queuedCommandsMax, PartitionsCount = partitionsCount };
+        TestServer test = new() { Disk = disk is null ? diskOf : _ => disk, QueuedCommandsMax = queuedCommandsMax, PartitionsCount = partitionsCount };
         await test.RestartAsync();
         return test;
     }
@@ -47,7 +47,7 @@ sealed class TestServer : IAsyncDisposable
             DataFolder = Data,
             Listen = "http://127.0.0.1:0",
             PartitionsCount = PartitionsCount,
-            Disk = Disk is null ? null : _ => Disk,
+            Disk = Disk,
             Partition = new PartitionOptions { QueuedCommandsMax = QueuedCommandsMax, Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 }, EventsPerBlockMax = 1024 },
         });
         Client = new HttpClient { BaseAddress = _server.Address };

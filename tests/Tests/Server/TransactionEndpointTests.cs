@@ -220,6 +220,9 @@ public sealed class TransactionEndpointTests
         Response first = await server.PostAsync("/v1/wallet/balance_transfer", Body(id.ToString().ToUpperInvariant()));
         Assert.Equal(id.ToString(), first.Text("transaction_id"));
         Assert.Equal(first.Body.GetRawText(), (await server.PostAsync("/v1/wallet/balance_transfer", Body(id.ToString()))).Body.GetRawText());
+        Guid refused = Guid.NewGuid();
+        string many = $$"""{"transfers":[{{Body(refused.ToString().ToUpperInvariant()).Replace("1.00", "1000.00", StringComparison.Ordinal)}}]}""";
+        Assert.Equal(refused.ToString(), (await server.PostAsync("/v1/wallet/transfers", many)).Body.GetProperty("transfers")[0].GetProperty("transaction_id").GetString());
         (await server.PostAsync("/v1/wallet/balance_transfer", Body($" {id}"))).IsProblem(400, "transaction_id_malformed");
         Task<Response> Capture(string amount) => server.PostAsync($"/v1/wallet/transfers/{id}/capture", $$"""{"transaction_id":"{{capture}}"{{amount}}}""");
         (await Capture(",\"amount\":\"5.00\"")).IsProblem(422, "not_a_hold");
