@@ -10,7 +10,7 @@ public static class EngineLoad
 {
     public static async Task<Measured> RunAsync(string folder, long transfers, int accounts, int batch, int clients, Action<double> progress)
     {
-        await using Partition partition = Partition.Start(0, new FileDisk(folder), new PartitionOptions { QueuedCommandsMax = Math.Max(65_536, batch * clients * 2) }, TimeProvider.System, static _ => { });
+        await using Partition partition = Partition.Start(0, 1, new FileDisk(folder), new PartitionOptions { QueuedCommandsMax = Math.Max(65_536, batch * clients * 2) }, TimeProvider.System, static _ => { });
         AccountName[] names = [.. Enumerable.Range(0, accounts).Select(i => AccountName.Parse($"account-{i}"))];
         CurrencyCode usd = CurrencyCode.Parse("USD");
         await OpenAsync(partition, names, usd);

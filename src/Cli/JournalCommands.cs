@@ -61,7 +61,7 @@ static class JournalCommands
         DataFolder folder, int partition, bool checkMerkleRoots, ulong sequenceMax, long timeMicrosMax, Action<double> progress, OnReplayed? onBlock = null)
     {
         Stopwatch watch = Stopwatch.StartNew();
-        StateMachine machine = new(new State(Random.Shared.NextInt64()));
+        StateMachine machine = new(new State(Random.Shared.NextInt64(), partition, folder.PartitionsCount));
         using JournalReader reader = new(folder.Disk(partition), partition, checkMerkleRoots);
         int segments = FileJournal.Segments(folder.Disk(partition)).Count;
         while (machine.State.LastSequence < sequenceMax && reader.TryReadNext(out Block block))
@@ -72,7 +72,7 @@ static class JournalCommands
                 // A position may lie inside a block.
                 ReadOnlySpan<Event> all = block.RecordsAs<Event>();
                 for (int i = 0; block.Header.FirstSequence + (ulong)i <= sequenceMax; i++)
-                    machine.Apply(block.Header.FirstSequence + (ulong)i, block.Header.TimeMicros, all[i], block.Attachments);
+                    machine.Apply(block.Header.FirstSequence + (ulong)i, block.Header.TimeMicros, all[i], block.Attachments, block.Erasable);
                 break;
             }
 

@@ -16,6 +16,7 @@ RootCommand root = new("A digital-wallet ledger server: money moves between acco
     WalletCommands.Balance(),
     WalletCommands.History(),
     WalletCommands.Currency(),
+    WalletCommands.InDoubt(),
     JournalCommands.Replay(),
     JournalCommands.Verify(),
     JournalCommands.Export(),

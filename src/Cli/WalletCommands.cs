@@ -200,6 +200,41 @@ static class WalletCommands
         Terminal.Out.Write(table);
     }
 
+    public static Command InDoubt()
+    {
+        Command command = new("indoubt", "Transfers between partitions that are under way, and what they wait for.");
+        Argument<string> position = new("position") { Description = "As the list says under prepared at, such as 0:12." };
+        Option<string> server = ServerOption();
+        Option<bool> json = Terminal.JsonOption();
+        Command list = new("list", "List them, oldest first.") { server, json };
+        list.SetAction((parsed, _) => CallAsync(parsed, server, json, PrintInDoubt, () => new HttpRequestMessage(HttpMethod.Get, "/v1/audit/in_doubt")));
+        Command abort = new("abort", "End one before it is decided: its money is free again, and its id is refused for ever.") { position, server, json };
+        abort.SetAction((parsed, _) => CallAsync(
+            parsed, server, json, ended => Console.WriteLine($"{Text(ended, "prepared_at")} is aborted"),
+            () => new HttpRequestMessage(HttpMethod.Post, $"/v1/audit/in_doubt/{Escape(parsed.GetValue(position)!)}/abort")));
+        command.Add(list);
+        command.Add(abort);
+        return command;
+    }
+
+    static void PrintInDoubt(JsonElement all)
+    {
+        Table table = new Table().Border(TableBorder.Rounded)
+            .AddColumn("prepared at").AddColumn("age", c => c.RightAligned()).AddColumn("state").AddColumn("role").AddColumn("waits for").AddColumn("amount", c => c.RightAligned()).AddColumn("from").AddColumn("to").AddColumn("transaction");
+        foreach (JsonElement one in all.GetProperty("in_doubt").EnumerateArray())
+        {
+            int more = one.GetProperty("postings_count").GetInt32() - 1;
+            table.AddRow(
+                Text(one, "prepared_at"), $"{one.GetProperty("age_ms").GetInt64() / 1000.0:0.0} s", Text(one, "state"), Text(one, "role"),
+                string.Join(", ", one.GetProperty("waits_for").EnumerateArray().Select(number => $"partition {number}")),
+                $"{Text(one, "amount")} {Text(one, "currency")}{(more > 0 ? $" and {more} more" : "")}", Text(one, "from_account"), Text(one, "to_account"), Text(one, "transaction_id"));
+        }
+
+        if (table.Rows.Count > 0) Terminal.Out.Write(table);
+        else Console.WriteLine("nothing is in doubt");
+        foreach (JsonElement number in all.GetProperty("unreachable").EnumerateArray()) Terminal.Note($"Partition {number} did not answer: what it has is not listed.");
+    }
+
     public static Command Balance()
     {
         Argument<string> account = new("account") { Description = "The account's name." };
@@ -285,6 +320,12 @@ static class WalletCommands
 
     static void PrintTransfer(JsonElement transfer)
     {
+        if (Text(transfer, "status") == "in_doubt")
+        {
+            Console.WriteLine($"in_doubt: {Text(transfer, "transaction_id")} is under way between partitions; the same again with --id asks what became of it");
+            return;
+        }
+
         string status = transfer.TryGetProperty("dry_run", out _) ? $"would be {Text(transfer, "status")}" : Text(transfer, "status");
         JsonElement[] postings = transfer.TryGetProperty("postings", out JsonElement all) ? [.. all.EnumerateArray()] : [transfer];
         foreach (JsonElement posting in postings)

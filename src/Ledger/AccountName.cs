@@ -34,9 +34,6 @@ public struct AccountName : IEquatable<AccountName>
     /// <summary>Stands for money outside the wallet system; may go below zero.</summary>
     public readonly bool IsSystem => _characters[0] == (byte)'@';
 
-    /// <summary>The money in flight to or from one other partition. No caller can write this name: <c>~</c> is not allowed.</summary>
-    public readonly bool IsClearing => _characters[0] == (byte)'~';
-
     [UnscopedRef]
     public readonly ReadOnlySpan<byte> Utf8 => ((ReadOnlySpan<byte>)_characters)[.._length];
 
@@ -66,9 +63,6 @@ public struct AccountName : IEquatable<AccountName>
     public static AccountName Parse(string text) =>
         TryParse(text, out AccountName name) ? name : throw new FormatException($"'{text}' is not an account name.");
 
-    /// <summary>The clearing balance kept for one peer partition.</summary>
-    public static AccountName Clearing(int peer) => FromTrusted(Encoding.UTF8.GetBytes($"~clearing/{peer}"));
-
     /// <summary>Names that were checked when they entered, read back from events.</summary>
     internal static AccountName FromTrusted(ReadOnlySpan<byte> utf8)
     {
@@ -80,6 +74,9 @@ public struct AccountName : IEquatable<AccountName>
 
     /// <summary>The hash that spreads accounts over partitions: XxHash3-64 of the UTF-8 bytes, seed 0.</summary>
     public readonly ulong Hash() => XxHash3.HashToUInt64(Utf8);
+
+    /// <summary>Where an ordinary account lives, for ever.</summary>
+    public readonly int PartitionOf(int count) => (int)(Hash() % (ulong)count);
 
     public readonly bool Equals(AccountName other) => Utf8.SequenceEqual(other.Utf8);
 

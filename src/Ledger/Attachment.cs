@@ -19,11 +19,23 @@ public enum AttachmentTag : byte
     CurrencyCode = 10,
     Decimals = 11,
     RequestedAmount = 12,
-    Peer = 13,
+
+    /// <summary>Of what another partition coordinates: that one, its attempt, and the attempt below which all are finished.</summary>
     Attempt = 14,
     Postings = 15,
-    LowWater = 16,
+
+    /// <summary>Of an attempt's postings, which of the transaction they are, where not all are known here.</summary>
+    Indexes = 16,
     Home = 17,
+
+    /// <summary>A vote against, with its figures.</summary>
+    Vote = 18,
+
+    /// <summary>What was left to take back of an original.</summary>
+    Left = 19,
+
+    /// <summary>The last event in each partition of what was committed across them.</summary>
+    Parts = 20,
 }
 
 /// <summary>The limits of one account in one currency; a limit that is not set binds nothing.</summary>
@@ -143,6 +155,14 @@ public readonly ref struct Attachment
         return length < 0 ? null : _erasable.Slice(offset + Erasable.SaltSizeBytes + 4, length).ToArray();
     }
 
+    /// <summary>The text with its salt, so that its digest is the same elsewhere; null where there is none or it was erased.</summary>
+    public Erasable? Salted(AttachmentTag tag)
+    {
+        if (Erased(tag) is not byte[] text) return null;
+        TryGet(tag, out ReadOnlySpan<byte> bytes);
+        return new Erasable(text, _erasable.Slice((int)BinaryPrimitives.ReadUInt32LittleEndian(bytes[32..]), Erasable.SaltSizeBytes));
+    }
+
     /// <summary>Whether the text still has the digest that the chain covers (an erased one has none to compare).</summary>
     public bool DigestHolds(AttachmentTag tag)
     {
@@ -168,7 +188,7 @@ public readonly ref struct Attachment
         return limits;
     }
 
-    /// <summary>All postings of a refused transaction or reversal of one.</summary>
+    /// <summary>All postings of a refused transaction or reversal of one; of an attempt, those that are known here.</summary>
     public Movement[] Postings()
     {
         if (!TryGet(AttachmentTag.Postings, out ReadOnlySpan<byte> bytes)) return [];
@@ -183,6 +203,52 @@ public readonly ref struct Attachment
 
         return postings;
     }
+
+    /// <summary>The transaction's number of each posting.</summary>
+    public ushort[] Indexes()
+    {
+        TryGet(AttachmentTag.Indexes, out ReadOnlySpan<byte> bytes);
+        ushort[] indexes = new ushort[bytes.Length / 2];
+        for (int i = 0; i < indexes.Length; i++) indexes[i] = BinaryPrimitives.ReadUInt16LittleEndian(bytes[(2 * i)..]);
+        return indexes;
+    }
+
+    /// <summary>Null for what this partition coordinates itself.</summary>
+    public (int Coordinator, ulong Attempt, ulong LowWater)? Attempt() => TryGet(AttachmentTag.Attempt, out ReadOnlySpan<byte> bytes)
+        ? (BinaryPrimitives.ReadInt32LittleEndian(bytes), BinaryPrimitives.ReadUInt64LittleEndian(bytes[4..]), BinaryPrimitives.ReadUInt64LittleEndian(bytes[12..]))
+        : null;
+
+    /// <summary>For, where there is none.</summary>
+    public Vote Vote()
+    {
+        if (!TryGet(AttachmentTag.Vote, out ReadOnlySpan<byte> bytes)) return default;
+        return new Vote
+        {
+            Outcome = (Outcome)BinaryPrimitives.ReadUInt16LittleEndian(bytes),
+            Posting = BinaryPrimitives.ReadUInt16LittleEndian(bytes[2..]),
+            IsAboutPayee = bytes[4] != 0,
+            Posted = BinaryPrimitives.ReadInt128LittleEndian(bytes[5..]),
+            Held = BinaryPrimitives.ReadInt128LittleEndian(bytes[21..]),
+            Incoming = BinaryPrimitives.ReadInt128LittleEndian(bytes[37..]),
+            Bound = BinaryPrimitives.ReadInt128LittleEndian(bytes[53..]),
+        };
+    }
+
+    public Part[] Parts()
+    {
+        TryGet(AttachmentTag.Parts, out ReadOnlySpan<byte> bytes);
+        Part[] parts = new Part[bytes.Length / PartSizeBytes];
+        for (int i = 0; i < parts.Length; i++)
+            parts[i] = new Part(BinaryPrimitives.ReadInt32LittleEndian(bytes[(i * PartSizeBytes)..]), BinaryPrimitives.ReadUInt64LittleEndian(bytes[(i * PartSizeBytes + 4)..]));
+        return parts;
+    }
+
+    internal const int AttemptSizeBytes = 4 + 8 + 8;
+
+    /// <summary>Outcome, posting, whether it is about the payee, then posted, held, incoming, bound.</summary>
+    internal const int VoteSizeBytes = 2 + 2 + 1 + 4 * 16;
+
+    internal const int PartSizeBytes = 4 + 8;
 
     /// <summary>Payer, payee, currency, amount.</summary>
     internal const int PostingSizeBytes = 4 + 4 + 4 + 16;

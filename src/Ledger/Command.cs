@@ -111,8 +111,23 @@ public enum Outcome : ushort
     ExceedsHeldAmount = 135,
     ExceedsReversibleAmount = 136,
 
+    /// <summary>An operator ended a commit across partitions before it was decided.</summary>
+    Aborted = 140,
+
     // Transient, said by the partition before it decides; never recorded, never written.
     StorageFull = 1000,
+
+    /// <summary>As many commits across partitions are under way as may be.</summary>
+    Overloaded = 1001,
+
+    /// <summary>The commit across partitions of this very id is under way: <see cref="Decision.Sequence"/> is its head.</summary>
+    Undecided = 1002,
+
+    /// <summary>Its own commit across partitions has begun: <see cref="Decision.Sequence"/> is its head.</summary>
+    Prepared = 1003,
+
+    /// <summary>The commit across partitions of another id has to end first, which decides about this one: <see cref="Decision.Sequence"/> is its head.</summary>
+    Blocked = 1004,
 }
 
 /// <summary>What the state machine answers, with the figures that explain a refusal.</summary>
@@ -128,6 +143,9 @@ public struct Decision
 
     public long TimeMicros;
 
+    /// <summary>When a commit across partitions began, 0 elsewhere: from then on a hold's time runs.</summary>
+    public long PreparedMicros;
+
     /// <summary>Minor units.</summary>
     public Int128 Amount;
 
@@ -142,4 +160,10 @@ public struct Decision
     public Int128 Held;
     public Int128 Incoming;
     public Int128 Bound;
+
+    /// <summary>Of a dry run across partitions: what this side says; the others have to be asked.</summary>
+    public bool IsPartOnly;
+
+    /// <summary>Of what was committed across partitions: where it ends in each of them. Null elsewhere.</summary>
+    public Part[]? Parts;
 }

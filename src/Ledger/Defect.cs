@@ -28,6 +28,21 @@ internal enum LedgerDefect
 
     /// <summary>A capture does not judge its payee again.</summary>
     CaptureIntoFrozen,
+
+    /// <summary>A participant votes for, and sets nothing aside.</summary>
+    VoteDoesNotBind,
+
+    /// <summary>An id whose commit across partitions is under way is taken for a new one.</summary>
+    UndecidedNotWaitedFor,
+
+    /// <summary>A hold expires while its capture across partitions is undecided.</summary>
+    CaptureDoesNotKeepHold,
+
+    /// <summary>What goes to another partition is not booked as in flight.</summary>
+    ClearingForgotten,
+
+    /// <summary>A snapshot does not say what was decided of an attempt.</summary>
+    DecisionNotInSnapshot,
 }
 
 internal static class Injected

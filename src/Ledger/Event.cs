@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 namespace Purse.Ledger;
 
 /// <summary>
-/// What an event says. The numbers are written in journals and never change meaning. Kinds that this version does not write yet are
+/// What an event says. The numbers are written in journals and never change meaning. A kind that this version does not write yet is
 /// laid out so that journals need no other form when it does (docs/journal-format.md).
 /// </summary>
 public enum EventKind : byte
@@ -35,11 +35,21 @@ public enum EventKind : byte
     Closed = 14,
     CurrencyRegistered = 15,
 
-    // The steps of a commit across partitions.
+    // The steps of a commit across partitions, for the coordinator and the participants alike (Attempts.cs).
+
+    /// <summary>The first is the attempt's head; what it reserves of one more balance each has an event of its own, which names the head.</summary>
     Prepared = 16,
+
+    /// <summary>A participant's vote against.</summary>
     Refused = 17,
+
+    /// <summary>The decision to commit, where the first event of money would not tell the whole.</summary>
     Committed = 18,
+
+    /// <summary>What was reserved is let go of, balance by balance.</summary>
     Aborted = 19,
+
+    /// <summary>Every side shows it: the event that the coordinator remembers the id by. Link names the decision.</summary>
     Finished = 20,
 
     /// <summary>The journal moved to another store; nothing follows.</summary>
@@ -69,7 +79,10 @@ public enum EventFlags : byte
     /// <summary>The refusal of a hold.</summary>
     Pending = 64,
 
-    /// <summary>The counterparty lives in another partition; the account beside it is that partition's clearing account.</summary>
+    /// <summary>
+    /// Ends what an attempt across partitions prepared: Link names the attempt's head, whose Link and attachment count as this event's. Where the
+    /// counterparty lives in another partition, the other side is the clearing balance of that one.
+    /// </summary>
     CrossPartition = 16,
 }
 
@@ -94,7 +107,10 @@ public struct Event
     [FieldOffset(0)] public EventKind Kind;
     [FieldOffset(1)] public EventFlags Flags;
 
-    /// <summary>An <see cref="Outcome"/> for refusals, a <see cref="Direction"/> for freezes.</summary>
+    /// <summary>
+    /// An <see cref="Outcome"/> for refusals, a <see cref="Direction"/> for freezes and for the balances of what was prepared; of money
+    /// across partitions, 1 where the head has texts.
+    /// </summary>
     [FieldOffset(2)] public ushort Code;
 
     [FieldOffset(4)] public uint Currency;
@@ -124,5 +140,8 @@ public struct Event
     /// <summary>How many postings its transaction has; 0 outside of transactions.</summary>
     [FieldOffset(102)] public ushort Count;
 
-    public readonly bool TouchesBalance => Kind is >= EventKind.Debited and <= EventKind.Expired;
+    public readonly bool TouchesBalance => Kind is >= EventKind.Debited and <= EventKind.Expired || (Kind is EventKind.Prepared or EventKind.Aborted && IsReservedDebit);
+
+    /// <summary>Of a prepared event: reserves what may leave. What may come is promised beside the balance's chain of events; what a hold holds needs no more.</summary>
+    readonly bool IsReservedDebit => Code == (ushort)Direction.Debit && (Flags & EventFlags.Capture) == 0;
 }

@@ -10,8 +10,11 @@ namespace Purse.Ledger;
 /// </summary>
 public sealed class EventBatch(int eventsMax)
 {
-    /// <summary>A transaction of 64 postings, each with an account named, is the largest command.</summary>
-    public const int EventsPerCommandMax = 64 * 4;
+    /// <summary>
+    /// The largest is to prepare a transaction of 64 postings: a currency and two names each, the head, and what may leave and what may come of
+    /// each balance.
+    /// </summary>
+    public const int EventsPerCommandMax = 64 * 8;
 
     readonly Event[] _events = new Event[eventsMax + EventsPerCommandMax];
     byte[] _attachments = new byte[4096];
@@ -141,6 +144,43 @@ public sealed class EventBatch(int eventsMax)
             BinaryPrimitives.WriteUInt32LittleEndian(entry[8..], step.Movement.Currency);
             BinaryPrimitives.WriteInt128LittleEndian(entry[12..], step.Movement.Amount);
             entry = entry[Attachment.PostingSizeBytes..];
+        }
+    }
+
+    public void Attach(ReadOnlySpan<ushort> indexes)
+    {
+        Span<byte> entry = Entry(AttachmentTag.Indexes, indexes.Length * 2);
+        for (int i = 0; i < indexes.Length; i++) BinaryPrimitives.WriteUInt16LittleEndian(entry[(2 * i)..], indexes[i]);
+    }
+
+    public void Attach(int coordinator, ulong attempt, ulong lowWater)
+    {
+        Span<byte> entry = Entry(AttachmentTag.Attempt, Attachment.AttemptSizeBytes);
+        BinaryPrimitives.WriteInt32LittleEndian(entry, coordinator);
+        BinaryPrimitives.WriteUInt64LittleEndian(entry[4..], attempt);
+        BinaryPrimitives.WriteUInt64LittleEndian(entry[12..], lowWater);
+    }
+
+    public void Attach(in Vote vote)
+    {
+        Span<byte> entry = Entry(AttachmentTag.Vote, Attachment.VoteSizeBytes);
+        BinaryPrimitives.WriteUInt16LittleEndian(entry, (ushort)vote.Outcome);
+        BinaryPrimitives.WriteUInt16LittleEndian(entry[2..], (ushort)vote.Posting);
+        entry[4] = (byte)(vote.IsAboutPayee ? 1 : 0);
+        BinaryPrimitives.WriteInt128LittleEndian(entry[5..], vote.Posted);
+        BinaryPrimitives.WriteInt128LittleEndian(entry[21..], vote.Held);
+        BinaryPrimitives.WriteInt128LittleEndian(entry[37..], vote.Incoming);
+        BinaryPrimitives.WriteInt128LittleEndian(entry[53..], vote.Bound);
+    }
+
+    public void Attach(ReadOnlySpan<Part> parts)
+    {
+        Span<byte> entry = Entry(AttachmentTag.Parts, parts.Length * Attachment.PartSizeBytes);
+        foreach (Part part in parts)
+        {
+            BinaryPrimitives.WriteInt32LittleEndian(entry, part.Partition);
+            BinaryPrimitives.WriteUInt64LittleEndian(entry[4..], part.Sequence);
+            entry = entry[Attachment.PartSizeBytes..];
         }
     }
 

@@ -45,6 +45,9 @@ public sealed class Reversals
         _newest[original] = _reversals.Count;
     }
 
+    /// <summary>The newest reversal of this original was one across partitions: its id is remembered by another event.</summary>
+    internal void Finish(ulong original, ulong sequence) => _reversals[_newest[original] - 1].Sequence = sequence;
+
     internal void Write(BinaryWriter writer)
     {
         writer.Write(_reversals.Count);

@@ -9,7 +9,6 @@ public enum AccountFlags : byte
     Opened = 1,
     Closed = 2,
     System = 4,
-    Clearing = 8,
 }
 
 public struct Account
@@ -18,7 +17,9 @@ public struct Account
     public uint FirstBalance;
     public AccountFlags Flags;
     public Direction Frozen;
-    public ushort Reserved;
+
+    /// <summary>1 + the partition that it lives in, where that is another one: here it is a name only. 0 for those that live here, and for system accounts.</summary>
+    public ushort Peer;
     public ulong OpenedSequence;
 
     /// <summary>The event that holds its metadata now, 0 for none.</summary>
@@ -31,8 +32,8 @@ public struct Account
 
     public readonly bool IsClosed => (Flags & AccountFlags.Closed) != 0;
 
-    /// <summary>Goes below zero: stands for money outside this partition's accounts.</summary>
-    public readonly bool IsUnlimited => (Flags & (AccountFlags.System | AccountFlags.Clearing)) != 0;
+    /// <summary>Goes below zero: stands for money outside the wallet system.</summary>
+    public readonly bool IsUnlimited => (Flags & AccountFlags.System) != 0;
 }
 
 /// <summary>One account's money in one currency, minor units.</summary>
@@ -75,10 +76,11 @@ struct LimitsOfBalance
 /// instance that applied the same events, so two states can be compared byte by byte.
 /// </summary>
 /// <param name="tableSeed">Places names and ids in tables; changes no outcome and no written byte.</param>
-public sealed class State(long tableSeed)
+/// <param name="partition">Which of so many partitions it is; with the names, that says which accounts live here.</param>
+public sealed class State(long tableSeed, int partition = 0, int partitionsCount = 1)
 {
     /// <summary>Written first, so that a state of another form is refused and never misread.</summary>
-    const uint FormatVersion = 1;
+    const uint FormatVersion = 2;
 
     internal readonly Chunked<Account> AccountList = new();
     internal readonly Chunked<Balance> BalanceList = new();
@@ -99,6 +101,18 @@ public sealed class State(long tableSeed)
     public Reversals Reversals { get; } = new();
 
     public Currencies Currencies { get; } = new();
+
+    public Attempts Attempts { get; } = new();
+
+    /// <summary>
+    /// What left for accounts of another partition, and came from them: minus and plus what they show here. The two of a pair of partitions
+    /// add up to what is in flight between them.
+    /// </summary>
+    readonly SortedDictionary<(int Peer, uint Currency), Int128> _clearing = [];
+
+    public int Partition { get; } = partition;
+
+    public int PartitionsCount { get; } = partitionsCount;
 
     public ulong LastSequence { get; internal set; }
 
@@ -138,13 +152,29 @@ public sealed class State(long tableSeed)
     public Limits[] LimitsOf(uint account) =>
         [.. Balances(account).Select(b => LimitsOf(b)).Where(l => l.Min is not null || l.Max is not null).OrderBy(l => l.Currency)];
 
-    /// <summary>What all balances of a currency add up to, counted anew.</summary>
+    public IEnumerable<(int Peer, uint Currency, Int128 Posted)> Clearing => _clearing.Select(one => (one.Key.Peer, one.Key.Currency, one.Value));
+
+    internal void AddToClearing(int peer, uint currency, Int128 amount)
+    {
+        _clearing[(peer, currency)] = _clearing.GetValueOrDefault((peer, currency)) + amount;
+        AddToSum(currency, amount);
+    }
+
+    /// <summary><see cref="Ledger.Account.Peer"/> of an account with this name.</summary>
+    public ushort PeerOf(in AccountName name) => PartitionsCount == 1 || name.IsSystem || name.PartitionOf(PartitionsCount) is var home && home == Partition ? (ushort)0 : (ushort)(1 + home);
+
+    /// <summary>What all balances of a currency add up to, what is in flight included, counted anew.</summary>
     public Int128 CountSum(uint currency)
     {
         Int128 sum = 0;
         for (int i = 0; i < BalanceList.Count; i++)
         {
             if (BalanceList[i].Currency == currency) sum += BalanceList[i].Posted;
+        }
+
+        foreach ((_, uint of, Int128 posted) in Clearing)
+        {
+            if (of == currency) sum += posted;
         }
 
         return sum;
@@ -195,6 +225,16 @@ public sealed class State(long tableSeed)
         Holds.Write(writer);
         Reversals.Write(writer);
         Currencies.Write(writer);
+        writer.Write(_clearing.Count);
+        foreach ((int peer, uint currency, Int128 posted) in Clearing)
+        {
+            writer.Write(peer);
+            writer.Write(currency);
+            writer.Write((ulong)posted);
+            writer.Write((ulong)(posted >> 64));
+        }
+
+        Attempts.Write(writer);
         Ids.Write(writer);
     }
 
@@ -212,6 +252,13 @@ public sealed class State(long tableSeed)
         Holds.Read(reader);
         Reversals.Read(reader);
         Currencies.Read(reader);
+        for (int count = reader.ReadInt32(); count > 0; count--)
+        {
+            (int peer, uint currency, ulong low) = (reader.ReadInt32(), reader.ReadUInt32(), reader.ReadUInt64());
+            AddToClearing(peer, currency, new Int128(reader.ReadUInt64(), low));
+        }
+
+        Attempts.Read(reader);
         Ids.Read(reader);
         for (int i = 0; i < BalanceList.Count; i++) AddToSum(BalanceList[i].Currency, BalanceList[i].Posted);
         Check.That(UnbalancedCurrencies == 0, "the balances of every currency in a snapshot add up to 0");

@@ -4,34 +4,50 @@ public sealed partial class StateMachine
 {
     /// <summary>Applies one event; throws <see cref="InvariantBrokenException"/> where it does not follow from the state before it.</summary>
     /// <param name="attachments">Those of the event's block.</param>
-    public void Apply(ulong sequence, long timeMicros, in Event e, ReadOnlySpan<byte> attachments)
+    /// <param name="erasable">The block's erasable part: what an attempt has to pass on to other partitions.</param>
+    public void Apply(ulong sequence, long timeMicros, in Event e, ReadOnlySpan<byte> attachments, ReadOnlySpan<byte> erasable = default)
     {
         if (sequence != State.LastSequence + 1) Check.Fail($"event {sequence} follows {State.LastSequence}");
         if (timeMicros < State.LastTimeMicros) Check.Fail($"event {sequence} is not older than the one before it");
+        Attempt? attempt = (e.Flags & EventFlags.CrossPartition) != 0 ? AttemptOf(sequence, e) : null;
         switch (e.Kind)
         {
             case EventKind.Debited:
             {
                 ref Balance balance = ref Touch(sequence, e);
+                LetGo(attempt, ref balance);
                 balance.Posted -= e.Amount;
                 State.AddToSum(e.Currency, -e.Amount);
                 CheckAfter(sequence, e, balance);
-                if (!State.Account(e.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0))
-                    Check.Fail($"event {sequence} leaves no balance below its lowest limit");
+                if (attempt is not null)
+                {
+                    // What was promised is kept, whatever limits were set since.
+                    Settle(sequence, timeMicros, attempt, e, new Movement(e.Account, e.Counterparty, e.Currency, e.Amount), e.Amount);
+                    break;
+                }
+
+                CheckLowest(sequence, balance);
                 if (e.Index != 0) break;
                 bool isReversal = (e.Flags & EventFlags.Reversal) != 0;
                 Attachment attachment = isReversal ? new Attachment(e.Attachment, attachments, []) : default;
                 State.Ids.Add(HomeOf(e, attachment), e.TransactionId, sequence);
-                if (isReversal) AddReversal(sequence, e, attachment);
+                if (isReversal) AddReversal(sequence, e.Link, e.Amount, attachment.Integer(AttachmentTag.Bound) ?? e.Amount);
                 break;
             }
 
             case EventKind.Credited:
             {
                 ref Balance balance = ref Touch(sequence, e);
+                LetGo(attempt, ref balance);
                 balance.Posted += e.Amount;
                 State.AddToSum(e.Currency, e.Amount);
                 CheckAfter(sequence, e, balance);
+                if (attempt is not null)
+                {
+                    Settle(sequence, timeMicros, attempt, e, new Movement(e.Counterparty, e.Account, e.Currency, e.Amount), -e.Amount);
+                    break;
+                }
+
                 if (State.LimitsOf(balance).Max is Int128 max && balance.Posted + balance.Incoming > max)
                     Check.Fail($"event {sequence} brings no balance above its highest limit");
                 break;
@@ -40,16 +56,24 @@ public sealed partial class StateMachine
             case EventKind.Held:
             {
                 ref Balance balance = ref Touch(sequence, e);
+                LetGo(attempt, ref balance);
                 balance.Held += e.Amount;
                 CheckAfter(sequence, e, balance);
-                if (!State.Account(e.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0))
-                    Check.Fail($"event {sequence} leaves no balance below its lowest limit");
-                State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                if (attempt is null)
+                {
+                    CheckLowest(sequence, balance);
+                    State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                }
+                else
+                {
+                    Settle(sequence, timeMicros, attempt, e, new Movement(e.Account, e.Counterparty, e.Currency, e.Amount), 0);
+                }
+
                 State.Holds.Add(new Hold
                 {
                     Amount = e.Amount,
                     Sequence = sequence,
-                    ExpiresAtMicros = (long)(new Attachment(e.Attachment, attachments, []).Integer(AttachmentTag.ExpiresAt) ?? 0),
+                    ExpiresAtMicros = attempt?.ExpiresAtMicros ?? (long)(new Attachment(e.Attachment, attachments, []).Integer(AttachmentTag.ExpiresAt) ?? 0),
                     Account = e.Account,
                     Counterparty = e.Counterparty,
                     Currency = e.Currency,
@@ -63,8 +87,8 @@ public sealed partial class StateMachine
                 balance.Held -= e.Amount;
                 CheckAfter(sequence, e, balance);
                 // What a capture leaves over is released just before it; the capture ends the hold.
-                if ((e.Flags & EventFlags.Capture) != 0) PendingHold(sequence, e).Released += e.Amount;
-                else EndHold(sequence, e, e.Kind == EventKind.Expired ? HoldStatus.Expired : HoldStatus.Voided);
+                if ((e.Flags & EventFlags.Capture) != 0) PendingHold(sequence, e, attempt?.Original ?? e.Link).Released += e.Amount;
+                else EndHold(sequence, e, e.Link, e.Kind == EventKind.Expired ? HoldStatus.Expired : HoldStatus.Voided);
                 if (e.Kind == EventKind.Released && (e.Flags & EventFlags.Capture) == 0) State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
                 break;
             }
@@ -76,12 +100,18 @@ public sealed partial class StateMachine
                 balance.Held -= e.Amount;
                 State.AddToSum(e.Currency, -e.Amount);
                 CheckAfter(sequence, e, balance);
-                EndHold(sequence, e, HoldStatus.Captured);
-                State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                EndHold(sequence, e, attempt?.Original ?? e.Link, HoldStatus.Captured);
+                if (attempt is null) State.Ids.Add(HomeOf(e), e.TransactionId, sequence);
+                else Settle(sequence, timeMicros, attempt, e, new Movement(e.Account, e.Counterparty, e.Currency, e.Amount), e.Amount);
                 break;
             }
 
             case EventKind.TransferRejected when Injected.Is(LedgerDefect.RefusalForgotten):
+                break;
+
+            case EventKind.TransferRejected when attempt is not null:
+                attempt.Vote = new Attachment(e.Attachment, attachments, []).Vote();
+                Abort(sequence, timeMicros, attempt);
                 break;
 
             case EventKind.TransferRejected:
@@ -139,6 +169,47 @@ public sealed partial class StateMachine
                 break;
             }
 
+            case EventKind.Prepared:
+                ApplyPrepared(sequence, timeMicros, e, new Attachment(e.Attachment, attachments, erasable));
+                break;
+
+            case EventKind.Refused or EventKind.Aborted when attempt is null:
+            {
+                // Remembered without ever having been prepared.
+                Attachment attachment = new(e.Attachment, attachments, []);
+                if (attachment.Attempt() is not var (coordinator, number, lowWater)) throw new InvariantBrokenException($"Event {sequence} names an attempt of another partition.");
+                Attempt remembered = State.Attempts.New();
+                (remembered.Sequence, remembered.Coordinator, remembered.CoordinatorSequence, remembered.TransactionId) = (sequence, coordinator, number, e.TransactionId);
+                (remembered.Status, remembered.Vote, remembered.PreparedMicros) = (e.Kind == EventKind.Refused ? AttemptStatus.Refused : AttemptStatus.Aborted, attachment.Vote(), timeMicros);
+                (remembered.DecisionSequence, remembered.LastSequence, remembered.DecisionMicros) = (sequence, sequence, timeMicros);
+                State.Attempts.Forget(coordinator, lowWater);
+                State.Attempts.Add(remembered);
+                break;
+            }
+
+            case EventKind.Aborted:
+            {
+                if (e.TouchesBalance)
+                {
+                    ref Balance balance = ref Touch(sequence, e);
+                    LetGo(attempt, ref balance);
+                    CheckAfter(sequence, e, balance);
+                }
+
+                // The coordinator's ends with the refusal.
+                if (!attempt!.IsOwn && !attempt.HoldsAnything) Abort(sequence, timeMicros, attempt);
+                break;
+            }
+
+            case EventKind.Committed:
+                Decide(sequence, timeMicros, attempt!, AttemptStatus.Committed);
+                if (attempt!.IsOwn && (e.Flags & EventFlags.Reversal) != 0) AddReversal(sequence, attempt.Original, e.Count > 0 ? attempt.Left : e.Amount, attempt.Left);
+                break;
+
+            case EventKind.Finished:
+                ApplyFinished(sequence, e);
+                break;
+
             default:
                 throw new InvalidDataException($"Event {sequence} is of kind {(int)e.Kind}, which this version does not know. Run the version that wrote it, or a newer one.");
         }
@@ -167,6 +238,11 @@ public sealed partial class StateMachine
         return ref balance;
     }
 
+    void CheckLowest(ulong sequence, in Balance balance)
+    {
+        if (!State.Account(balance.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0)) Check.Fail($"event {sequence} leaves no balance below its lowest limit");
+    }
+
     static void CheckAfter(ulong sequence, in Event e, in Balance balance)
     {
         if (balance.Posted != e.Posted || balance.Held != e.Held) Check.Fail($"event {sequence} says the balance that follows from all before it");
@@ -174,32 +250,32 @@ public sealed partial class StateMachine
         if (balance.Posted > Amount.BalanceLimit || balance.Posted < -Amount.BalanceLimit) Check.Fail($"after event {sequence} the balance is within its bounds");
     }
 
-    ref Hold PendingHold(ulong sequence, in Event e)
+    /// <param name="link">The hold: its held event, or what its id is remembered by.</param>
+    ref Hold PendingHold(ulong sequence, in Event e, ulong link)
     {
-        int index = State.Holds.Find(e.Link);
+        int index = State.Holds.Find(link);
         if (index < 0) Check.Fail($"event {sequence} is about a hold");
         ref Hold hold = ref State.Holds[index];
         if (hold.Status != HoldStatus.Pending) Check.Fail($"event {sequence} is about a hold that has not ended");
         if (hold.Account != e.Account || hold.Counterparty != e.Counterparty || hold.Currency != e.Currency || e.Amount > hold.Amount - hold.Released)
-            Check.Fail($"event {sequence} is about what hold {e.Link} holds");
+            Check.Fail($"event {sequence} is about what hold {link} holds");
         return ref hold;
     }
 
     /// <summary>A hold ends once, with all that it still holds.</summary>
-    void EndHold(ulong sequence, in Event e, HoldStatus status)
+    void EndHold(ulong sequence, in Event e, ulong link, HoldStatus status)
     {
-        ref Hold hold = ref PendingHold(sequence, e);
-        if (hold.Amount - hold.Released != e.Amount) Check.Fail($"event {sequence} ends hold {e.Link} with all that it holds");
+        ref Hold hold = ref PendingHold(sequence, e, link);
+        if (hold.Amount - hold.Released != e.Amount) Check.Fail($"event {sequence} ends hold {link} with all that it holds");
         hold.Status = status;
         hold.EndSequence = sequence;
     }
 
     /// <summary>No more than what was moved is ever taken back.</summary>
-    void AddReversal(ulong sequence, in Event e, Attachment attachment)
+    void AddReversal(ulong sequence, ulong original, Int128 amount, Int128 left)
     {
-        Int128 left = attachment.Integer(AttachmentTag.Bound) ?? e.Amount;
-        if (e.Amount > left || (State.Reversals.LeftOf(e.Link) is Int128 known && known != left)) Check.Fail($"event {sequence} takes back what is left of {e.Link}");
-        State.Reversals.Add(e.Link, sequence, left - e.Amount);
+        if (amount > left || (State.Reversals.LeftOf(original) is Int128 known && known != left)) Check.Fail($"event {sequence} takes back what is left of {original}");
+        State.Reversals.Add(original, sequence, left - amount);
     }
 
     uint HomeOf(in Event e) => HomeOf(State, e);
@@ -226,7 +302,8 @@ public sealed partial class StateMachine
         Check.That(number == e.Account, "accounts are numbered in the order of their events");
         State.AccountList.Add() = new Account
         {
-            Flags = name[0] switch { (byte)'@' => AccountFlags.System, (byte)'~' => AccountFlags.Clearing, _ => AccountFlags.None },
+            Flags = name[0] == (byte)'@' ? AccountFlags.System : AccountFlags.None,
+            Peer = State.PeerOf(AccountName.FromTrusted(name)),
         };
     }
 

@@ -8,35 +8,38 @@ public sealed partial class StateMachine
     /// </summary>
     public bool TryExpireDue(EventBatch batch)
     {
-        long due = Injected.Is(LedgerDefect.HoldLeaked) ? batch.TimeMicros - 1_000_000 : batch.TimeMicros;
-        while (State.Holds.FirstDue(due) is >= 0 and int index)
+        while (State.Holds.FirstDue(DueMicros(batch)) is >= 0 and int index)
         {
             if (!batch.HasRoom) return false;
-            ref readonly Hold hold = ref State.Holds[index];
-            Balance from = State.Balance(hold.Account, hold.Currency);
-            ulong sequence = batch.NextSequence;
-            ref Event expired = ref AddHoldEvent(EventKind.Expired, hold, from, hold.Amount, batch);
-            expired.Held = from.Held - hold.Amount;
-            Apply(sequence, batch.TimeMicros, expired, batch.Attachments);
+            Expire(index, batch);
         }
 
         return true;
     }
 
+    static long DueMicros(EventBatch batch) => Injected.Is(LedgerDefect.HoldLeaked) ? batch.TimeMicros - 1_000_000 : batch.TimeMicros;
+
+    void Expire(int index, EventBatch batch)
+    {
+        ref readonly Hold hold = ref State.Holds[index];
+        Balance from = State.Balance(hold.Account, hold.Currency);
+        from.Held -= hold.Amount;
+        AddMoney(EventKind.Expired, 0, hold.Counterparty, hold.Amount, ref from, EventFlags.None, batch).Link = hold.Sequence;
+        ApplyFrom(batch.Count - 1, batch);
+    }
+
     /// <summary>Checks in the documented order: idempotency, amount, the hold and its state, then everything of the payee.</summary>
     Decision DecideCapture(in Command command, EventBatch batch)
     {
-        Outcome found = FindOriginalOf(State, command, out ulong original, out uint home, out ulong before);
-        if (found != Outcome.Done) return new Decision { Outcome = found };
-        if (before != 0) return Duplicate(before);
-
+        if (!TryFindOriginal(command, out ulong original, out uint home, out Decision instead)) return instead;
         int index = State.Holds.Find(original);
         if (index < 0) return RefuseHold(Outcome.NotAHold, command, original, home, default, default, 0, batch);
         Hold hold = State.Holds[index];
+        if (hold.IsCapturing) return Blocked(State.Attempts.About(original)!);
         Int128 amount = hold.Amount;
         if (command.AmountDigits != 0)
         {
-            found = ToOutcome(Amount.ToMinor(command.AmountDigits, command.AmountScale, State.Decimals(hold.Currency), out amount));
+            Outcome found = ToOutcome(Amount.ToMinor(command.AmountDigits, command.AmountScale, State.Decimals(hold.Currency), out amount));
             if (found != Outcome.Done) return new Decision { Outcome = found, Currency = hold.Currency };
         }
 
@@ -44,98 +47,131 @@ public sealed partial class StateMachine
         if (EndedAs(hold) is Outcome ended) return RefuseHold(ended, command, original, home, hold, from, amount, batch);
         if (amount > hold.Amount) return RefuseHold(Outcome.ExceedsHeldAmount, command, original, home, hold, from, amount, batch, hold.Amount);
 
-        // The payer's money was promised; the payee is judged again.
+        // The payer's money was promised; the payee is judged again, where it lives.
         ref readonly Account payee = ref State.Account(hold.Counterparty);
-        if (!payee.IsUnlimited && !Injected.Is(LedgerDefect.CaptureIntoFrozen))
+        if (payee.Peer != 0)
         {
-            if (payee.IsClosed) return RefuseHold(Outcome.ToAccountClosed, command, original, home, hold, to, amount, batch);
-            if ((payee.Frozen & Direction.Credit) != 0) return RefuseHold(Outcome.ToAccountFrozen, command, original, home, hold, to, amount, batch);
-            if (State.LimitsOf(to).Max is Int128 max && to.Posted + to.Incoming + amount > max)
-                return RefuseHold(Outcome.ExceedsMaxBalance, command, original, home, hold, to, amount, batch, max);
+            if (!MayPrepare(command, hold.Currency, amount, out instead)) return instead;
+            batch.BeginAttachment();
+            batch.Attach(AttachmentTag.Home, (Int128)home);
+            Step step = new(new Movement(hold.Account, hold.Counterparty, hold.Currency, amount), State.Account(hold.Account).IsUnlimited, false) { PayeePeer = payee.Peer };
+            return Prepare(command.TransactionId, EventFlags.Capture, original, [step], default, batch);
         }
 
-        if (to.Posted + to.Incoming + amount > Amount.BalanceLimit) return RefuseHold(Outcome.BalanceOverflow, command, original, home, hold, to, amount, batch, Amount.BalanceLimit);
+        if (!Injected.Is(LedgerDefect.CaptureIntoFrozen) && JudgePayee(payee.IsUnlimited, to, amount, out Int128 bound) is not Outcome.Done and var refused)
+            return RefuseHold(refused, command, original, home, hold, to, amount, batch, bound);
 
         // Nothing below can fail.
+        ulong sequence = AddCapture(command.TransactionId, hold, amount, ref from, EventFlags.None, 0, batch);
+        AddCredit(command.TransactionId, new Movement(hold.Account, hold.Counterparty, hold.Currency, amount), ref to, EventFlags.Capture, batch).Link = original;
+        return Done(sequence, batch, hold.Currency, amount);
+    }
+
+    /// <summary>The payer's side: what is left over is released just before the capture ends the hold.</summary>
+    /// <param name="head">Of the attempt across partitions that captures, 0 for none.</param>
+    /// <returns>The captured event.</returns>
+    static ulong AddCapture(UInt128 transactionId, in Hold hold, Int128 amount, ref Balance from, EventFlags flags, ulong head, EventBatch batch)
+    {
         if (amount < hold.Amount)
         {
-            ulong releasing = batch.NextSequence;
-            ref Event released = ref AddHoldEvent(EventKind.Released, hold, from, hold.Amount - amount, batch);
-            released.Flags = EventFlags.Capture;
-            released.TransactionId = command.TransactionId;
-            released.Held = from.Held - released.Amount;
-            from.Held = released.Held;
-            from.LastSequence = releasing;
+            from.Held -= hold.Amount - amount;
+            AddMoney(EventKind.Released, transactionId, hold.Counterparty, hold.Amount - amount, ref from, EventFlags.Capture | flags, batch).Link = head == 0 ? hold.Sequence : head;
         }
 
+        from.Posted -= amount;
+        from.Held -= amount;
         ulong sequence = batch.NextSequence;
-        ref Event captured = ref AddHoldEvent(EventKind.Captured, hold, from, amount, batch);
-        captured.TransactionId = command.TransactionId;
-        captured.Posted = from.Posted - amount;
-        captured.Held = from.Held - amount;
-
-        ref Event credited = ref batch.Add(EventKind.Credited);
-        credited.Flags = EventFlags.Capture;
-        credited.Account = hold.Counterparty;
-        credited.Counterparty = hold.Account;
-        credited.Currency = hold.Currency;
-        credited.TransactionId = command.TransactionId;
-        credited.Amount = amount;
-        credited.Posted = to.Posted + amount;
-        credited.Held = to.Held;
-        credited.Previous = to.LastSequence;
-        credited.Link = original;
-        return Done(sequence, batch, hold.Currency, amount);
+        AddMoney(EventKind.Captured, transactionId, hold.Counterparty, amount, ref from, flags, batch).Link = head == 0 ? hold.Sequence : head;
+        return sequence;
     }
 
     Decision DecideVoid(in Command command, EventBatch batch)
     {
-        Outcome found = FindOriginalOf(State, command, out ulong original, out uint home, out ulong before);
-        if (found != Outcome.Done) return new Decision { Outcome = found };
-        if (before != 0) return Duplicate(before);
-
+        if (!TryFindOriginal(command, out ulong original, out uint home, out Decision instead)) return instead;
         int index = State.Holds.Find(original);
         if (index < 0) return RefuseHold(Outcome.NotAHold, command, original, home, default, default, 0, batch);
         Hold hold = State.Holds[index];
+        if (hold.IsCapturing) return Blocked(State.Attempts.About(original)!);
         Balance from = State.Balance(hold.Account, hold.Currency);
         if (EndedAs(hold) is Outcome ended) return RefuseHold(ended, command, original, home, hold, from, hold.Amount, batch);
 
         ulong sequence = batch.NextSequence;
-        ref Event released = ref AddHoldEvent(EventKind.Released, hold, from, hold.Amount, batch);
-        released.TransactionId = command.TransactionId;
-        released.Held = from.Held - hold.Amount;
+        from.Held -= hold.Amount;
+        AddMoney(EventKind.Released, command.TransactionId, hold.Counterparty, hold.Amount, ref from, EventFlags.None, batch).Link = hold.Sequence;
         return Done(sequence, batch, hold.Currency, hold.Amount);
+    }
+
+    /// <summary>False where the answer is another: it was decided before, is not known, or somebody has to wait.</summary>
+    bool TryFindOriginal(in Command command, out ulong original, out uint home, out Decision instead)
+    {
+        Outcome found = FindOriginalOf(State, command, out original, out home, out ulong before);
+        instead = found == Outcome.Done && before != 0 ? Duplicate(before) : new Decision { Outcome = found, Sequence = found is Outcome.Undecided or Outcome.Blocked ? original : 0 };
+        return instead.Outcome == Outcome.Done;
     }
 
     /// <summary>
     /// The transfer that a capture, void or reversal is about, and what was decided before under the command's own id in that one's home.
     /// </summary>
+    /// <returns>
+    /// With a commit's head as the original: <see cref="Outcome.Blocked"/> where the original is not decided, <see cref="Outcome.Undecided"/> where the
+    /// command itself is not.
+    /// </returns>
     public static Outcome FindOriginalOf(State state, in Command command, out ulong original, out uint home, out ulong before)
     {
         original = before = 0;
         // Given a home, only that one counts; 0 stands for transfers between two system accounts.
         home = command.Account.IsEmpty || command.Account.IsSystem ? 0 : state.Names.Find(command.Account);
         if (!command.Account.IsEmpty && !command.Account.IsSystem && home == 0) return Outcome.TransferNotFound;
-        if (!command.Account.IsEmpty)
+        if (command.Account.IsEmpty)
         {
-            original = state.Ids.Find(home, command.OriginalId);
-            before = original == 0 ? 0 : state.Ids.Find(home, command.TransactionId);
-            return original == 0 ? Outcome.TransferNotFound : Outcome.Done;
+            List<uint> homes = [.. state.Ids.FindAll(command.OriginalId, HomesMax + 1).Select(one => one.Home)];
+            foreach (Attempt attempt in state.Attempts.FindAll(command.OriginalId))
+            {
+                if (homes.Count > HomesMax) break;
+                homes.Add(attempt.Home);
+            }
+
+            if (homes.Count == 0) return Outcome.TransferNotFound;
+            if (homes.Count > HomesMax) return Outcome.TransferAmbiguous;
+            int decided = 0;
+            foreach (uint one in homes)
+            {
+                // Where another used the original's id since, this one may have been decided before: its own id tells in which home.
+                bool isDecided = Look(state, one, command.TransactionId, out _) != Outcome.TransferNotFound;
+                if (isDecided) decided++;
+                if (isDecided || homes.Count == 1) home = one;
+            }
+
+            if (homes.Count > 1 && decided != 1) return Outcome.TransferAmbiguous;
         }
 
-        List<RememberedId> candidates = state.Ids.FindAll(command.OriginalId, HomesMax + 1);
-        if (candidates.Count == 0) return Outcome.TransferNotFound;
-        if (candidates.Count > HomesMax) return Outcome.TransferAmbiguous;
-        int decided = 0;
-        foreach (RememberedId one in candidates)
+        original = state.Ids.Find(home, command.OriginalId);
+        if (original == 0)
         {
-            // Where another used the original's id since, this one may have been decided before: its own id tells in which home.
-            ulong own = state.Ids.Find(one.Home, command.TransactionId);
-            if (own != 0) decided++;
-            if (own != 0 || candidates.Count == 1) (original, home, before) = (one.Sequence, one.Home, own);
+            // Until it is over, nothing says by which event it will be remembered.
+            if (state.Attempts.Find(home, command.OriginalId) is not Attempt underWay) return Outcome.TransferNotFound;
+            original = underWay.Sequence;
+            return Outcome.Blocked;
         }
 
-        return candidates.Count == 1 || decided == 1 ? Outcome.Done : Outcome.TransferAmbiguous;
+        if (Look(state, home, command.TransactionId, out before) == Outcome.Undecided)
+        {
+            (original, before) = (before, 0);
+            return Outcome.Undecided;
+        }
+
+        return Outcome.Done;
+    }
+
+    /// <summary>What is known of an id in one home.</summary>
+    static Outcome Look(State state, uint home, UInt128 id, out ulong sequence)
+    {
+        sequence = state.Ids.Find(home, id);
+        if (sequence != 0) return Outcome.Done;
+        if (state.Attempts.Find(home, id) is not Attempt attempt) return Outcome.TransferNotFound;
+        Decision undecided = Undecided(attempt);
+        sequence = undecided.Sequence;
+        return undecided.Outcome == Outcome.Undecided ? Outcome.Undecided : Outcome.Done;
     }
 
     /// <summary>An id that more homes used than this is ambiguous without being looked at in each.</summary>
@@ -161,18 +197,4 @@ public sealed partial class StateMachine
             Bound = bound,
             Link = original,
         });
-
-    static ref Event AddHoldEvent(EventKind kind, in Hold hold, in Balance from, Int128 amount, EventBatch batch)
-    {
-        ref Event e = ref batch.Add(kind);
-        e.Account = hold.Account;
-        e.Counterparty = hold.Counterparty;
-        e.Currency = hold.Currency;
-        e.Amount = amount;
-        e.Posted = from.Posted;
-        e.Held = from.Held;
-        e.Previous = from.LastSequence;
-        e.Link = hold.Sequence;
-        return ref e;
-    }
 }

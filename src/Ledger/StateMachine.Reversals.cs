@@ -8,9 +8,8 @@ public sealed partial class StateMachine
     /// </summary>
     Decision DecideReversal(in Command command, EventBatch batch)
     {
-        Outcome outcome = FindOriginalOf(State, command, out ulong sequence, out uint home, out ulong before);
-        if (outcome != Outcome.Done) return new Decision { Outcome = outcome };
-        if (before != 0) return Duplicate(before);
+        if (!TryFindOriginal(command, out ulong sequence, out uint home, out Decision instead)) return instead;
+        if (State.Attempts.About(sequence) is Attempt other) return Blocked(other);
         Original original = command.Details!.Original!;
         Check.That(original.Sequence == sequence, "a reversal was given what it takes back");
         Check.That(original.IsTransaction || original.Movements.Length == 1, "only a transaction has several postings");
@@ -21,7 +20,7 @@ public sealed partial class StateMachine
         for (int i = 0; i < count; i++)
         {
             (uint payer, uint payee, uint currency, Int128 moved) = original.Movements[count - 1 - i];
-            _steps[i] = new Step(new Movement(payee, payer, currency, moved), IsUnlimited(payee), IsUnlimited(payer));
+            _steps[i] = NewStep(new Movement(payee, payer, currency, moved));
         }
 
         Span<Step> steps = _steps.AsSpan(0, count);
@@ -31,7 +30,7 @@ public sealed partial class StateMachine
         Int128 amount = left == 0 ? steps[0].Movement.Amount : left;
         if (command.AmountDigits != 0)
         {
-            outcome = ToOutcome(Amount.ToMinor(command.AmountDigits, command.AmountScale, State.Decimals(steps[0].Movement.Currency), out amount));
+            Outcome outcome = ToOutcome(Amount.ToMinor(command.AmountDigits, command.AmountScale, State.Decimals(steps[0].Movement.Currency), out amount));
             if (outcome != Outcome.Done) return new Decision { Outcome = outcome, Currency = steps[0].Movement.Currency };
         }
 
@@ -52,7 +51,19 @@ public sealed partial class StateMachine
             });
         }
 
-        if (!TryJudge(steps, out Refusal refusal))
+        bool isRefused = !TryJudge(steps, out Refusal refusal);
+        if (MustAsk(steps, refusal))
+        {
+            if (!MayPrepare(command, steps[0].Movement.Currency, amount, out instead)) return instead;
+            batch.BeginAttachment();
+            AttachTexts(command, batch);
+            if (requested is Int128 given) batch.Attach(AttachmentTag.RequestedAmount, given);
+            batch.Attach(AttachmentTag.Left, left);
+            batch.Attach(AttachmentTag.Home, (Int128)home);
+            return Prepare(command.TransactionId, flags, sequence, steps, ToVote(refusal), batch);
+        }
+
+        if (isRefused)
         {
             refusal.Flags = flags;
             refusal.Link = sequence;
@@ -71,5 +82,11 @@ public sealed partial class StateMachine
         return Move(command, steps, flags, sequence, batch.EndAttachment(), batch);
     }
 
-    bool IsUnlimited(uint account) => account != 0 && State.Account(account).IsUnlimited;
+    /// <summary>Of accounts that are known by number; between two system accounts it is here.</summary>
+    Step NewStep(in Movement movement)
+    {
+        ref readonly Account payer = ref State.Account(movement.Payer);
+        ref readonly Account payee = ref State.Account(movement.Payee);
+        return new Step(movement, payer.IsUnlimited, payee.IsUnlimited) { PayerPeer = payer.IsUnlimited ? payee.Peer : payer.Peer, PayeePeer = payee.IsUnlimited ? payer.Peer : payee.Peer };
+    }
 }

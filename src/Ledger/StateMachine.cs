@@ -20,12 +20,18 @@ public sealed partial class StateMachine(State state)
             if (decision.Outcome == Outcome.Duplicate) return decision;
             decision.Sequence = 0;
             decision.LastSequence = State.LastSequence;
+            decision.TimeMicros = batch.TimeMicros;
             return decision;
         }
 
-        for (int i = before.Count; i < batch.Count; i++) Apply(batch.FirstSequence + (ulong)i, batch.TimeMicros, batch.Events[i], batch.Attachments);
-        CheckBalanced();
+        ApplyFrom(before.Count, batch);
         return decision;
+    }
+
+    void ApplyFrom(int index, EventBatch batch)
+    {
+        for (int i = index; i < batch.Count; i++) Apply(batch.FirstSequence + (ulong)i, batch.TimeMicros, batch.Events[i], batch.Attachments, batch.Erasable);
+        CheckBalanced();
     }
 
     /// <summary>Writes the events of a command to the batch; the state stays as it is.</summary>
@@ -50,7 +56,10 @@ public sealed partial class StateMachine(State state)
         };
     }
 
-    /// <summary>Checks in the documented order: shape, idempotency, currency, then what <see cref="Judge"/> checks.</summary>
+    /// <summary>
+    /// Checks in the documented order: shape, idempotency, currency, everything of the payer, everything of the payee; a payee who lives in another
+    /// partition is judged there.
+    /// </summary>
     Decision DecideTransfer(in Command command, EventBatch batch)
     {
         if (command.Account == command.Counterparty) return new Decision { Outcome = Outcome.SameAccount };
@@ -59,30 +68,45 @@ public sealed partial class StateMachine(State state)
         uint next = NextAccount;
         uint payer = NumberOf(command.Account, ref next), payee = NumberOf(command.Counterparty, ref next);
         uint home = Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee);
-        if (State.Ids.Find(home, command.TransactionId) is not 0 and ulong original) return Duplicate(original);
+        if (TryAnswerBefore(home, command.TransactionId, out Decision before)) return before;
 
         Outcome outcome = ToMinor(command.AmountDigits, command.AmountScale, command.Currency, out uint currency, out Int128 asked);
         if (outcome != Outcome.Done) return new Decision { Outcome = outcome, Currency = currency };
 
         Balance from = State.Balance(payer, currency), to = State.Balance(payee, currency);
         Int128 amount = asked;
-        outcome = Judge(command.Account.IsSystem, from, command.Counterparty.IsSystem, to, command.UpTo, ref amount, out bool isAboutPayee, out Int128 bound);
+        ushort payeePeer = command.Account.IsSystem ? (ushort)0 : PeerOf(command.Counterparty, payee);
+        outcome = JudgePayer(command.Account.IsSystem, from, command.UpTo, ref amount, out Int128 bound);
+        bool isAboutPayee = outcome == Outcome.Done;
+        if (isAboutPayee && payeePeer == 0) outcome = JudgePayee(command.Counterparty.IsSystem, to, amount, out bound);
         if (LacksRoomForNames(next)) return new Decision { Outcome = Outcome.StorageFull };
+        bool isAcross = outcome == Outcome.Done && payeePeer != 0;
+        if (isAcross && !MayPrepare(command, currency, amount, out Decision instead)) return instead;
 
         // Nothing below can fail.
         if (next != NextAccount) NameAccounts(command.Account, payer, command.Counterparty, payee, batch);
         EventFlags flags = command.UpTo ? EventFlags.UpTo : EventFlags.None;
+        Movement movement = new(payer, payee, currency, amount);
         if (outcome != Outcome.Done)
         {
             return Refuse(command, batch, new Refusal
             {
                 Outcome = outcome,
                 Flags = command.Pending ? flags | EventFlags.Pending : flags,
-                Movement = new Movement(payer, payee, currency, amount),
+                Movement = movement,
                 About = isAboutPayee ? to : from,
                 Bound = bound,
                 Requested = amount == asked ? null : asked,
             });
+        }
+
+        if (isAcross)
+        {
+            batch.BeginAttachment();
+            AttachTexts(command, batch);
+            if (amount != asked) batch.Attach(AttachmentTag.RequestedAmount, asked);
+            if (command.Pending) flags |= EventFlags.Pending;
+            return Prepare(command.TransactionId, flags, 0, [new Step(movement, command.Account.IsSystem, false) { PayeePeer = payeePeer }], default, batch);
         }
 
         ulong sequence = batch.NextSequence;
@@ -98,36 +122,25 @@ public sealed partial class StateMachine(State state)
         if (command.Pending)
         {
             // Only the payer's money is set aside; the payee is judged again when it is captured.
-            ref Event held = ref batch.Add(EventKind.Held);
-            held.Flags = flags;
-            held.Account = payer;
-            held.Counterparty = payee;
-            held.Currency = currency;
-            held.TransactionId = command.TransactionId;
-            held.Amount = amount;
-            held.Posted = from.Posted;
-            held.Held = from.Held + amount;
-            held.Previous = from.LastSequence;
-            held.Attachment = attachment;
+            from.Held += amount;
+            AddMoney(EventKind.Held, command.TransactionId, payee, amount, ref from, flags, batch).Attachment = attachment;
         }
         else
         {
-            AddMovement(command.TransactionId, new Movement(payer, payee, currency, amount), ref from, ref to, flags, sequence, attachment, batch);
+            AddMovement(command.TransactionId, movement, ref from, ref to, flags, sequence, attachment, batch);
         }
 
         return Done(sequence, batch, currency, amount);
     }
 
-    /// <summary>Everything of the payer (exists, status, limits, funds), then everything of the payee (exists, status, limits).</summary>
-    /// <param name="fromIsUnlimited">A system account: it has no limits, and needs no opening.</param>
+    /// <summary>Everything of the payer: exists, status, limits, funds.</summary>
+    /// <param name="isUnlimited">A system account: it has no limits, and needs no opening.</param>
     /// <param name="upTo">Lowers the amount to what is available.</param>
-    /// <param name="isAboutPayee">Which of the two balances a refusal is about.</param>
     /// <param name="bound">The limit that it would pass.</param>
-    Outcome Judge(bool fromIsUnlimited, in Balance from, bool toIsUnlimited, in Balance to, bool upTo, ref Int128 amount, out bool isAboutPayee, out Int128 bound)
+    Outcome JudgePayer(bool isUnlimited, in Balance from, bool upTo, ref Int128 amount, out Int128 bound)
     {
-        isAboutPayee = false;
         bound = 0;
-        if (!fromIsUnlimited)
+        if (!isUnlimited)
         {
             if (!State.IsOpened(from.Account)) return Outcome.FromAccountNotFound;
             ref readonly Account payer = ref State.Account(from.Account);
@@ -141,11 +154,14 @@ public sealed partial class StateMachine(State state)
         }
 
         bound = -Amount.BalanceLimit;
-        if (from.Posted - from.Held - amount < bound) return Outcome.BalanceOverflow;
+        return from.Posted - from.Held - amount < bound ? Outcome.BalanceOverflow : Outcome.Done;
+    }
 
-        isAboutPayee = true;
+    /// <summary>Everything of the payee: exists, status, limits.</summary>
+    Outcome JudgePayee(bool isUnlimited, in Balance to, Int128 amount, out Int128 bound)
+    {
         bound = 0;
-        if (!toIsUnlimited)
+        if (!isUnlimited)
         {
             if (!State.IsOpened(to.Account)) return Outcome.ToAccountNotFound;
             ref readonly Account payee = ref State.Account(to.Account);
@@ -166,37 +182,42 @@ public sealed partial class StateMachine(State state)
     /// <param name="link">What the credit refers to: its debit, or both to what they take back.</param>
     static void AddMovement(UInt128 transactionId, in Movement movement, ref Balance from, ref Balance to, EventFlags flags, ulong link, uint attachment, EventBatch batch)
     {
-        from.Posted -= movement.Amount;
-        to.Posted += movement.Amount;
-        ulong sequence = batch.NextSequence;
-        ref Event debited = ref batch.Add(EventKind.Debited);
-        debited.Flags = flags;
-        debited.Account = movement.Payer;
-        debited.Counterparty = movement.Payee;
-        debited.Currency = movement.Currency;
-        debited.TransactionId = transactionId;
-        debited.Amount = movement.Amount;
-        debited.Posted = from.Posted;
-        debited.Held = from.Held;
-        debited.Previous = from.LastSequence;
+        ref Event debited = ref AddDebit(transactionId, movement, ref from, flags, batch);
         if ((flags & EventFlags.Reversal) != 0) debited.Link = link;
         debited.Attachment = attachment;
-
-        ref Event credited = ref batch.Add(EventKind.Credited);
-        credited.Flags = flags;
-        credited.Account = movement.Payee;
-        credited.Counterparty = movement.Payer;
-        credited.Currency = movement.Currency;
-        credited.TransactionId = transactionId;
-        credited.Amount = movement.Amount;
-        credited.Posted = to.Posted;
-        credited.Held = to.Held;
-        credited.Previous = to.LastSequence;
+        ref Event credited = ref AddCredit(transactionId, movement, ref to, flags, batch);
         credited.Link = link;
         credited.Attachment = attachment;
+    }
 
-        from.LastSequence = sequence;
-        to.LastSequence = sequence + 1;
+    static ref Event AddDebit(UInt128 transactionId, in Movement movement, ref Balance from, EventFlags flags, EventBatch batch)
+    {
+        from.Posted -= movement.Amount;
+        return ref AddMoney(EventKind.Debited, transactionId, movement.Payee, movement.Amount, ref from, flags, batch);
+    }
+
+    static ref Event AddCredit(UInt128 transactionId, in Movement movement, ref Balance to, EventFlags flags, EventBatch batch)
+    {
+        to.Posted += movement.Amount;
+        return ref AddMoney(EventKind.Credited, transactionId, movement.Payer, movement.Amount, ref to, flags, batch);
+    }
+
+    /// <summary>What happened to a balance, which is as this event leaves it.</summary>
+    static ref Event AddMoney(EventKind kind, UInt128 transactionId, uint counterparty, Int128 amount, ref Balance balance, EventFlags flags, EventBatch batch)
+    {
+        ulong sequence = batch.NextSequence;
+        ref Event e = ref batch.Add(kind);
+        e.Flags = flags;
+        e.Account = balance.Account;
+        e.Counterparty = counterparty;
+        e.Currency = balance.Currency;
+        e.TransactionId = transactionId;
+        e.Amount = amount;
+        e.Posted = balance.Posted;
+        e.Held = balance.Held;
+        e.Previous = balance.LastSequence;
+        balance.LastSequence = sequence;
+        return ref e;
     }
 
     static Decision Done(ulong sequence, EventBatch batch, uint currency, Int128 amount) =>
@@ -206,6 +227,7 @@ public sealed partial class StateMachine(State state)
     ref struct Refusal
     {
         public Outcome Outcome;
+        public bool IsAboutPayee;
         public EventFlags Flags;
 
         /// <summary>What was refused; of what never had a payee, only the home is known, as its payer.</summary>
@@ -392,24 +414,40 @@ public sealed partial class StateMachine(State state)
     /// <summary>What a full storage leaves: an id that was decided before still answers.</summary>
     public Decision DecideWithoutRoom(in Command command)
     {
-        ulong original = 0;
+        Decision before = default;
         uint next = NextAccount;
+        bool isKnown = false;
         switch (command.Kind)
         {
             case CommandKind.Transfer:
                 uint payer = NumberOf(command.Account, ref next), payee = NumberOf(command.Counterparty, ref next);
-                original = State.Ids.Find(Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee), command.TransactionId);
+                isKnown = TryAnswerBefore(Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee), command.TransactionId, out before);
                 break;
             case CommandKind.Transaction:
-                original = State.Ids.Find(HomeOf(command.Details!.Postings![0], ref next), command.TransactionId);
+                isKnown = TryAnswerBefore(HomeOf(command.Details!.Postings![0], ref next), command.TransactionId, out before);
                 break;
             case CommandKind.Capture or CommandKind.Void or CommandKind.Reverse:
-                if (FindOriginalOf(State, command, out _, out _, out ulong before) == Outcome.Done) original = before;
+                isKnown = !TryFindOriginal(command, out _, out _, out before) && before.Outcome is Outcome.Duplicate or Outcome.Undecided;
                 break;
         }
 
-        return original == 0 ? new Decision { Outcome = Outcome.StorageFull } : Duplicate(original);
+        return isKnown ? before : new Decision { Outcome = Outcome.StorageFull };
     }
+
+    /// <summary>What was decided under this id, or is being decided across partitions.</summary>
+    bool TryAnswerBefore(uint home, UInt128 id, out Decision before)
+    {
+        ulong original = State.Ids.Find(home, id);
+        before = original != 0 ? Duplicate(original) : State.Attempts.Find(home, id) is Attempt attempt && !Injected.Is(LedgerDefect.UndecidedNotWaitedFor) ? Undecided(attempt) : default;
+        return before.Outcome != Outcome.Done;
+    }
+
+    /// <summary>Somebody has to wait for it, unless it was ended by an operator: that is final whatever the others say.</summary>
+    static Decision Undecided(Attempt attempt) => attempt is { Status: AttemptStatus.Aborted, Vote.Outcome: Outcome.Aborted }
+        ? Duplicate(attempt.DecisionSequence)
+        : new Decision { Outcome = Outcome.Undecided, Sequence = attempt.Sequence };
+
+    static Decision Blocked(Attempt attempt) => new() { Outcome = Outcome.Blocked, Sequence = attempt.Sequence };
 
     static Decision Duplicate(ulong original) => new() { Outcome = Outcome.Duplicate, Sequence = original, LastSequence = original };
 
@@ -428,6 +466,9 @@ public sealed partial class StateMachine(State state)
     /// <summary>The account's number; a name not spoken of before gets the next one, which its event will make true.</summary>
     uint NumberOf(in AccountName name, ref uint next) => State.Names.Find(name) is not 0 and uint number ? number : next++;
 
+    /// <summary><see cref="Account.Peer"/>, of a name not spoken of before too.</summary>
+    ushort PeerOf(in AccountName name, uint number) => State.PartitionsCount == 1 ? (ushort)0 : number < NextAccount ? State.Account(number).Peer : State.PeerOf(name);
+
     bool LacksRoomForNames(uint next) => next != NextAccount && State.Names.IsFull;
 
     void NameAccounts(in AccountName payerName, uint payer, in AccountName payeeName, uint payee, EventBatch batch)
@@ -442,7 +483,7 @@ public sealed partial class StateMachine(State state)
         batch.BeginAttachment();
         batch.Attach(AttachmentTag.Name, name.Utf8);
         uint attachment = batch.EndAttachment();
-        ref Event named = ref batch.Add(name.IsSystem || name.IsClearing ? EventKind.AccountOpened : EventKind.AccountNamed);
+        ref Event named = ref batch.Add(name.IsSystem ? EventKind.AccountOpened : EventKind.AccountNamed);
         named.Account = number;
         named.Attachment = attachment;
     }

@@ -22,6 +22,36 @@ internal enum PartitionDefect
 
     /// <summary>Holds that are due are given back after the block has decided its commands.</summary>
     ExpiryAfterCommands,
+
+    /// <summary>A coordinator speaks of an attempt before that is durable.</summary>
+    PrepareBeforeDurable,
+
+    /// <summary>A coordinator tells the decision before that is durable.</summary>
+    DecisionBeforeDurable,
+
+    /// <summary>A participant votes or acknowledges before that is durable.</summary>
+    VoteBeforeDurable,
+
+    /// <summary>A caller is answered when the coordinator has decided, whatever the other sides show.</summary>
+    AnsweredAtDecision,
+
+    /// <summary>A vote that comes twice counts for two.</summary>
+    VoteCountedTwice,
+
+    /// <summary>Of several refusals, the one that was heard first counts.</summary>
+    FirstRefusalHeardWins,
+
+    /// <summary>What was not answered is not said again.</summary>
+    NothingSaidAgain,
+
+    /// <summary>A recovering coordinator does not take up what it finds undecided.</summary>
+    AttemptsNotTakenUp,
+
+    /// <summary>A recovering coordinator ends as refused what it had committed.</summary>
+    AbortAfterCommit,
+
+    /// <summary>A participant that was told to abort what it never heard of does not remember that.</summary>
+    EarlyAbortForgotten,
 }
 
 internal static class Injected

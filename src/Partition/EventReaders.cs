@@ -16,7 +16,39 @@ public sealed class RecordedEvent(ulong sequence, long timeMicros, in Event e, b
 
     public long TimeMicros { get; } = timeMicros;
 
-    public Attachment Attachment => new(Event.Attachment, attachments, erasable);
+    public Attachment Attachment => new(Event.Attachment, _attachments, _erasable);
+
+    /// <summary>Of what was committed across partitions and is finished: where it ends in each of them, this one included.</summary>
+    public Part[] Parts { get; private init; } = [];
+
+    /// <summary>The head of the attempt that it ended, once it was read with it; its link and attachment are then that one's, too.</summary>
+    public ulong Head { get; private init; }
+
+    /// <summary>When it was asked for: what an attempt began with, its decision comes later.</summary>
+    public long AskedMicros { get; private init; } = timeMicros;
+
+    /// <summary>As it was answered first, by the decision itself.</summary>
+    public RecordedEvent EndingAt(Part[] parts) => new(Sequence, TimeMicros, Event, _attachments, _erasable) { Parts = parts, Head = Head, AskedMicros = AskedMicros };
+
+    /// <summary>With what its head says, which an event of money does not repeat.</summary>
+    public RecordedEvent With(RecordedEvent head, Part[] parts)
+    {
+        ReadOnlySpan<byte> own = EntriesOf(this), headOwn = EntriesOf(head);
+        byte[] both = new byte[2 + own.Length + headOwn.Length];
+        BinaryPrimitives.WriteUInt16LittleEndian(both, checked((ushort)(own.Length + headOwn.Length)));
+        own.CopyTo(both.AsSpan(2));
+        headOwn.CopyTo(both.AsSpan(2 + own.Length));
+        Event merged = Event;
+        (merged.Link, merged.Attachment) = (head.Event.Link, both.Length == 2 ? 0u : 1u);
+        return new RecordedEvent(Sequence, TimeMicros, merged, both, head._erasable) { Parts = parts, Head = head.Sequence, AskedMicros = head.TimeMicros };
+
+        static ReadOnlySpan<byte> EntriesOf(RecordedEvent one) => one.Event.Attachment == 0
+            ? default
+            : one._attachments.AsSpan((int)one.Event.Attachment + 1, BinaryPrimitives.ReadUInt16LittleEndian(one._attachments.AsSpan((int)one.Event.Attachment - 1)));
+    }
+
+    readonly byte[] _attachments = attachments;
+    readonly byte[] _erasable = erasable;
 }
 
 /// <summary>
@@ -38,6 +70,21 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
 
     public RecordedEvent Read(ulong sequence) => With(reader => Read(reader, sequence));
 
+    /// <summary>What an id came to, by the event that it is remembered by: for a commit across partitions the decision, with what its head says.</summary>
+    public RecordedEvent ReadDecision(ulong sequence)
+    {
+        RecordedEvent e = Read(sequence);
+        Part[] parts = e.Event.Kind == EventKind.Finished ? e.Attachment.Parts() : [];
+        if (e.Event.Kind == EventKind.Finished) e = Read(e.Event.Link);
+        return WithHead(e, parts);
+    }
+
+    /// <summary>An event that ends what was prepared across partitions, with what its head says; any other as it is.</summary>
+    public RecordedEvent WithHead(RecordedEvent e) => WithHead(e, []);
+
+    RecordedEvent WithHead(RecordedEvent e, Part[] parts) =>
+        e.Head == 0 && (e.Event.Flags & EventFlags.CrossPartition) != 0 && e.Event.Link != 0 ? e.With(Read(e.Event.Link), parts) : e;
+
     /// <summary>What an id moved, or was to move; all postings of a transaction.</summary>
     /// <param name="first">The event that the id is remembered by.</param>
     public Movement[] MovementsOf(RecordedEvent first)
@@ -47,7 +94,7 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
         {
             Attachment asked = first.Attachment;
             RecordedEvent about = first;
-            while (about.Event.Counterparty == 0) about = Read(about.Event.Link);
+            while (about.Event.Counterparty == 0) about = ReadDecision(about.Event.Link);
             Movement movement = MovementsOf(about)[0];
             // An amount may have been asked for when its currency was not known; it is now.
             if (asked.Integer(AttachmentTag.RequestedAmount) is not Int128 digits) return [movement];
@@ -55,7 +102,7 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
             return [Amount.ToMinor(digits, scale, state.Decimals(movement.Currency), out Int128 minor) == Amount.ParseResult.Ok ? movement with { Amount = minor } : movement];
         }
 
-        if (first.Event.Kind == EventKind.TransferRejected && first.Event.Count > 0) return first.Attachment.Postings();
+        if (first.Attachment.TryGet(AttachmentTag.Postings, out _)) return first.Attachment.Postings();
         int count = Math.Max((int)first.Event.Count, 1);
         Movement[] movements = new Movement[count];
         for (int i = 0; i < count; i++)
@@ -70,8 +117,8 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
     /// <summary>What a reversal must be told of the transfer that it takes back.</summary>
     public Original ReadOriginal(ulong sequence)
     {
-        RecordedEvent first = Read(sequence);
-        return new Original(sequence, MovementsOf(first), first.Event.Kind is EventKind.Debited or EventKind.Captured, first.Event.Count > 0);
+        RecordedEvent first = ReadDecision(sequence);
+        return new Original(sequence, MovementsOf(first), first.Event.Kind is EventKind.Debited or EventKind.Captured or EventKind.Committed, first.Event.Count > 0);
     }
 
     /// <summary>The chain of one balance, newest first, from an event that touches it.</summary>

@@ -12,7 +12,7 @@ public sealed partial class Partition
     Serving Recover()
     {
         long started = Environment.TickCount64;
-        (FileJournal journal, StateMachine machine, ulong snapshotSequence) = Recover(_disk, Number, _options.Journal, Random.Shared.NextInt64(), _log);
+        (FileJournal journal, StateMachine machine, ulong snapshotSequence) = Recover(_disk, Number, PartitionsCount, _options.Journal, Random.Shared.NextInt64(), _log);
         if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
         _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshotSequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
@@ -21,15 +21,15 @@ public sealed partial class Partition
 
     /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>
     /// <param name="tableSeed">Of the state; secret where callers choose names and ids.</param>
-    public static Recovered Recover(IDisk disk, int number, JournalOptions options, long tableSeed, Action<string> log)
+    public static Recovered Recover(IDisk disk, int number, int partitionsCount, JournalOptions options, long tableSeed, Action<string> log)
     {
-        StateMachine machine = new(new State(tableSeed));
+        StateMachine machine = new(new State(tableSeed, number, partitionsCount));
         Snapshots snapshots = new(disk, number);
         SnapshotHeader used = default;
         List<JournalFloor> floors = [];
         foreach (string name in snapshots.List().Reverse())
         {
-            if (used.Sequence == 0 && TryReadSnapshot(snapshots, name, tableSeed, log, out used) is StateMachine read) machine = read;
+            if (used.Sequence == 0 && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out used) is StateMachine read) machine = read;
             // Every snapshot was made of what was durable: the journal must still have it.
             if (snapshots.TryReadHeader(name, out SnapshotHeader header)) floors.Add(new JournalFloor(header.BlockNumber, header.Sequence, header.BlockHash, name));
         }
@@ -43,12 +43,12 @@ public sealed partial class Partition
     }
 
     /// <summary>Null where it is not whole.</summary>
-    static StateMachine? TryReadSnapshot(Snapshots snapshots, string name, long tableSeed, Action<string> log, out SnapshotHeader header)
+    static StateMachine? TryReadSnapshot(Snapshots snapshots, string name, int partitionsCount, long tableSeed, Action<string> log, out SnapshotHeader header)
     {
         header = default;
         try
         {
-            State state = new(tableSeed);
+            State state = new(tableSeed, snapshots.Partition, partitionsCount);
             if (snapshots.TryReadHeader(name, out header))
             {
                 snapshots.Read(name, header, state.Read);
@@ -74,7 +74,7 @@ public sealed partial class Partition
             throw new InvalidDataException($"Block {block.Header.Number} has records of {block.Header.RecordSizeBytes} bytes; events have {Event.SizeBytes}.");
         ReadOnlySpan<Event> events = block.RecordsAs<Event>();
         for (int i = 0; i < events.Length; i++)
-            machine.Apply(block.Header.FirstSequence + (ulong)i, block.Header.TimeMicros, events[i], block.Attachments);
+            machine.Apply(block.Header.FirstSequence + (ulong)i, block.Header.TimeMicros, events[i], block.Attachments, block.Erasable);
         machine.CheckBalanced();
     }
 

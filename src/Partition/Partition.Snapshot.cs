@@ -18,7 +18,7 @@ public sealed partial class Partition
             {
                 try
                 {
-                    serving.SnapshotSequence = SnapshotBeside(_disk, Number, serving.Journal, serving.Readers, Random.Shared.NextInt64(), _log);
+                    serving.SnapshotSequence = SnapshotBeside(_disk, Number, PartitionsCount, serving.Journal, serving.Readers, Random.Shared.NextInt64(), _log);
                 }
                 catch (Exception e) when (e is InvariantBrokenException or JournalDamagedException or InvalidDataException)
                 {
@@ -36,12 +36,12 @@ public sealed partial class Partition
     }
 
     /// <returns>Where the newest snapshot ends now.</returns>
-    public static ulong SnapshotBeside(IDisk disk, int partition, FileJournal journal, EventReaders readers, long tableSeed, Action<string> log)
+    public static ulong SnapshotBeside(IDisk disk, int partition, int partitionsCount, FileJournal journal, EventReaders readers, long tableSeed, Action<string> log)
     {
         Snapshots snapshots = new(disk, partition);
         SnapshotHeader before = default;
-        StateMachine machine = new(new State(tableSeed));
-        if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(snapshots, name, tableSeed, log, out before) is StateMachine read) machine = read;
+        StateMachine machine = new(new State(tableSeed, partition, partitionsCount));
+        if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out before) is StateMachine read) machine = read;
 
         // Only up to what a later durable block vouches for: a snapshot never speaks of more than the journal can prove.
         ulong marked = Injected.Is(PartitionDefect.SnapshotTooFar) ? journal.LastNumber : journal.MarkedNumber;

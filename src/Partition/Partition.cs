@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Runtime.InteropServices;
 using Purse.Journal;
 using Purse.Ledger;
 
@@ -38,6 +39,8 @@ public sealed partial class Partition : IAsyncDisposable
     readonly Action<string> _log;
     readonly RequestQueue _queue;
     readonly Func<bool> _hasWork;
+    readonly ConcurrentQueue<Message> _inbox = new();
+    IReadOnlyList<Partition>? _peers;
     readonly BlockingCollection<EventBatch> _appends = [];
     readonly ConcurrentBag<EventBatch> _freeBatches = [];
     readonly Thread _thread;
@@ -70,9 +73,10 @@ public sealed partial class Partition : IAsyncDisposable
         public long NextAllocationTicks;
     }
 
-    Partition(int number, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
+    Partition(int number, int partitionsCount, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
     {
         Number = number;
+        PartitionsCount = partitionsCount;
         _disk = disk;
         _options = options;
         _clock = clock;
@@ -85,10 +89,12 @@ public sealed partial class Partition : IAsyncDisposable
 
     public int Number { get; }
 
+    public int PartitionsCount { get; }
+
     /// <summary>Recovers, and begins to serve. Throws where the journal is damaged.</summary>
-    public static Partition Start(int number, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
+    public static Partition Start(int number, int partitionsCount, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
     {
-        Partition partition = new(number, disk, options, clock, log);
+        Partition partition = new(number, partitionsCount, disk, options, clock, log);
         partition._serving = partition.Recover();
         partition._thread.Start();
         return partition;
@@ -137,7 +143,7 @@ public sealed partial class Partition : IAsyncDisposable
         _stopped.TrySetResult();
     }
 
-    bool HasWork() => _stopping != _seenStopping || !_queue.IsEmpty && Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax || HasNews(_serving!);
+    bool HasWork() => _stopping != _seenStopping || (!_queue.IsEmpty || !_inbox.IsEmpty) && Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax || HasNews(_serving!);
 
     static bool HasNews(Serving serving) => serving.JournalFault is not null || serving.Journal.FlushedSequence != serving.SeenFlushedSequence;
 
@@ -149,19 +155,22 @@ public sealed partial class Partition : IAsyncDisposable
             if (serving.JournalFault is { } fault) throw new IOException(fault.Message, fault);
             serving.SeenFlushedSequence = serving.Journal.FlushedSequence;
             Answer(core, serving.Journal, serving.SeenFlushedSequence);
+            Send(core);
             MaybeSnapshot(serving);
 
             // In this order: what was queued before the stop is seen before the partition takes itself to be idle.
             _seenStopping = _stopping;
             bool idle = _queue.IsEmpty;
-            if ((!idle || (serving.Journal.HasReserve && IsAnyDue(core))) && _freeBatches.TryTake(out EventBatch? batch))
+            if ((!idle || !_inbox.IsEmpty || (serving.Journal.HasReserve && core.HasWork(NowMicros()))) && _freeBatches.TryTake(out EventBatch? batch))
             {
+                Receive(core);
                 core.Fill(batch, NowMicros(), _queue, serving.Journal.HasRoom, serving.Journal.HasReserve);
                 if (batch.Count == 0)
                 {
                     // Only reads, or refusals that leave no event: they wait for what is in flight, or for nothing.
                     _freeBatches.Add(batch);
                     Answer(core, serving.Journal, serving.SeenFlushedSequence);
+                    Send(core);
                 }
                 else
                 {
@@ -179,14 +188,50 @@ public sealed partial class Partition : IAsyncDisposable
                 return;
             }
 
-            _queue.Sleep(_hasWork, HoldsLookMilliseconds);
+            _queue.Sleep(_hasWork, IdleLookMilliseconds);
         }
     }
 
-    /// <summary>Holds expire without traffic too: how often an idle partition looks.</summary>
-    const int HoldsLookMilliseconds = 100;
+    /// <summary>Holds expire, and what was not answered is said again, without traffic too: how often an idle partition looks.</summary>
+    const int IdleLookMilliseconds = 100;
 
-    bool IsAnyDue(PartitionCore core) => core.State.Holds.FirstDue(NowMicros()) >= 0;
+    /// <summary>Says from now on to the others what has to be said to them.</summary>
+    /// <param name="peers">All partitions, by number.</param>
+    public void Connect(IReadOnlyList<Partition> peers)
+    {
+        Volatile.Write(ref _peers, peers);
+        _queue.Wake();
+    }
+
+    /// <summary>Takes what another partition says. One that is down hears nothing: it is said again.</summary>
+    public void Deliver(ReadOnlySpan<Message> messages)
+    {
+        if (_fault is not null) return;
+        foreach (ref readonly Message message in messages) _inbox.Enqueue(message);
+        _queue.Wake();
+    }
+
+    /// <summary>One delivery to each other partition, however much there is to say.</summary>
+    void Send(PartitionCore core)
+    {
+        if (core.Outgoing.Count == 0 || Volatile.Read(ref _peers) is not { } peers) return;
+        core.Outgoing.Sort(static (a, b) => a.To.CompareTo(b.To));
+        ReadOnlySpan<Message> all = CollectionsMarshal.AsSpan(core.Outgoing);
+        for (int from = 0; from < all.Length;)
+        {
+            int to = from + 1;
+            while (to < all.Length && all[to].To == all[from].To) to++;
+            peers[all[from].To].Deliver(all[from..to]);
+            from = to;
+        }
+
+        core.Outgoing.Clear();
+    }
+
+    void Receive(PartitionCore core)
+    {
+        while (_inbox.TryDequeue(out Message message)) core.Receive(message);
+    }
 
     /// <summary>
     /// Answers all that rests on what is durable. Only while this writer still owns the journal: one that lost it must not even say what it
@@ -194,7 +239,7 @@ public sealed partial class Partition : IAsyncDisposable
     /// </summary>
     public static void Answer(PartitionCore core, FileJournal journal, ulong flushedSequence)
     {
-        if (core.WaitingCount > 0) journal.ConfirmEpoch();
+        if (core.HasToSpeak) journal.ConfirmEpoch();
         core.Flushed(flushedSequence);
     }
 

@@ -7,24 +7,40 @@ namespace Purse.Partitions;
 /// owns thread, journal and clock.
 /// </summary>
 /// <remarks>Replied &lt;= Flushed &lt;= Appended, always: no answer, reads included, leaves before all that it rests on is durable.</remarks>
-/// <param name="answeredTimeMicros">The latest past that was told of before; every block is later.</param>
-public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
+public sealed partial class PartitionCore
 {
+    readonly StateMachine _machine;
     readonly Queue<(Request Request, ulong Sequence)> _waiting = new();
     readonly List<ReadRequest> _reads = [];
     EventBatch? _batch;
 
-    public long AnsweredTimeMicros { get; private set; } = answeredTimeMicros;
+    /// <param name="answeredTimeMicros">The latest past that was told of before; every block is later.</param>
+    public PartitionCore(StateMachine machine, long answeredTimeMicros)
+    {
+        _machine = machine;
+        AnsweredTimeMicros = answeredTimeMicros;
+        FlushedSequence = RepliedSequence = machine.State.LastSequence;
+        TakeUpAttempts();
+    }
 
-    public State State => machine.State;
+    public long AnsweredTimeMicros { get; private set; }
+
+    public State State => _machine.State;
 
     public ulong AppendedSequence => State.LastSequence;
 
-    public ulong FlushedSequence { get; private set; } = machine.State.LastSequence;
+    public ulong FlushedSequence { get; private set; }
 
-    public ulong RepliedSequence { get; private set; } = machine.State.LastSequence;
+    public ulong RepliedSequence { get; private set; }
 
-    public int WaitingCount => _waiting.Count;
+    /// <summary>Answers that wait for nothing but their events to be durable.</summary>
+    public int WaitingCount => _waiting.Count + _ended.Count;
+
+    /// <summary>Whether there is something to say, to callers or to other partitions, as soon as it may be said.</summary>
+    public bool HasToSpeak => WaitingCount > 0 || _replies.Count > 0 || _toSpeak.Count > 0;
+
+    /// <summary>Whether there is something to do without anybody asking.</summary>
+    public bool HasWork(long nowMicros) => _inbox.Count > 0 || _retries.Count > 0 || State.Holds.FirstDue(nowMicros) >= 0 || IsAnyResendDue(nowMicros);
 
     /// <summary>Begins a block. Its time is later than the last block's, and than every past that was told of.</summary>
     void Open(EventBatch batch, long nowMicros)
@@ -34,22 +50,27 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
         _batch = batch;
     }
 
-    /// <summary>Makes one block: frees the money of holds that are due, then decides what waits in the queue, as much as fits.</summary>
+    /// <summary>
+    /// Makes one block: frees the money of holds that are due, takes the steps of commits across partitions that are due, then decides what waits
+    /// in the queue, as much as fits.
+    /// </summary>
     /// <param name="hasRoom">False when storage is full: nothing new is accepted.</param>
     /// <param name="hasReserve">Whether there is still room for voids and expiries, which free money.</param>
     public void Fill(EventBatch batch, long nowMicros, RequestQueue queue, bool hasRoom, bool hasReserve)
     {
         Open(batch, nowMicros);
-        bool mayDecide = !hasReserve || Injected.Is(PartitionDefect.ExpiryAfterCommands) || machine.TryExpireDue(batch);
+        bool mayDecide = !hasReserve || Injected.Is(PartitionDefect.ExpiryAfterCommands) || _machine.TryExpireDue(batch);
+        mayDecide = mayDecide && TryCommit(nowMicros, hasRoom && hasReserve, hasReserve);
         while (mayDecide && queue.TryPeek(out Request request))
         {
             if (request is CommandRequest commands && !TryExecute(commands, hasRoom && hasReserve, hasReserve)) break;
             queue.Remove(request);
             if (request is ReadRequest read) Add(read);
+            if (request is AbortRequest abort) Abort(abort, hasReserve);
             if (!batch.HasRoom) break;
         }
 
-        if (Injected.Is(PartitionDefect.ExpiryAfterCommands)) machine.TryExpireDue(batch);
+        if (Injected.Is(PartitionDefect.ExpiryAfterCommands)) _machine.TryExpireDue(batch);
         Seal();
     }
 
@@ -60,14 +81,22 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
         while (request.Next < request.Count)
         {
             if (!_batch!.HasRoom) return false;
-            int i = request.Next++;
-            bool mayWrite = hasRoom || (hasReserve && request.Commands[i].Kind == CommandKind.Void);
-            request.Decisions[i] = mayWrite ? machine.Execute(request.Commands[i], _batch) : machine.DecideWithoutRoom(request.Commands[i]);
+            Execute(request, request.Next++, hasRoom, hasReserve);
         }
 
         request.Next = 0;
+        request.IsWaiting = true;
         _waiting.Enqueue((request, State.LastSequence));
         return true;
+    }
+
+    void Execute(CommandRequest request, int i, bool hasRoom, bool hasReserve)
+    {
+        ref Command command = ref request.Commands[i];
+        bool mayWrite = hasRoom || (hasReserve && command.Kind == CommandKind.Void);
+        Decision decision = mayWrite ? _machine.Execute(command, _batch!) : _machine.DecideWithoutRoom(command);
+        if (decision.Outcome is Outcome.Prepared or Outcome.Undecided or Outcome.Blocked) Await(decision, request, i);
+        request.Decisions[i] = decision.Outcome == Outcome.Prepared ? decision with { Outcome = Outcome.Undecided } : decision;
     }
 
     /// <summary>Takes a read; it sees the state at the end of this block.</summary>
@@ -81,12 +110,12 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
     {
         EventBatch batch = _batch!;
         _batch = null;
-        machine.CheckBalanced();
+        _machine.CheckBalanced();
         Check.That(batch.Count == 0 || batch.NextSequence == State.LastSequence + 1, "every event of a block is applied");
         foreach (ReadRequest read in _reads)
         {
             AnsweredTimeMicros = Math.Max(AnsweredTimeMicros, read.AsOfMicros);
-            read.Read(State);
+            read.Read(this);
             _waiting.Enqueue((read, State.LastSequence));
         }
 
@@ -101,9 +130,38 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
         ulong answerable = Injected.Is(PartitionDefect.ReplyBeforeFlush) ? AppendedSequence : sequence;
         while (_waiting.TryPeek(out (Request Request, ulong Sequence) first) && first.Sequence <= answerable)
         {
-            RepliedSequence = first.Sequence;
-            _waiting.Dequeue().Request.Complete(RequestStatus.Answered);
+            _waiting.Dequeue();
+            if (first.Request is not CommandRequest commands)
+            {
+                Reply(first.Request, first.Sequence);
+                continue;
+            }
+
+            commands.IsWaiting = false;
+            if (commands.UndecidedCount > 0) commands.Park();
+            else if (commands.DecidedSequence > answerable) _ended.Add(commands);
+            else Reply(commands, first.Sequence);
         }
+
+        for (int i = 0; i < _ended.Count;)
+        {
+            if (_ended[i].DecidedSequence > answerable)
+            {
+                i++;
+                continue;
+            }
+
+            Reply(_ended[i], _ended[i].DecidedSequence);
+            _ended.RemoveAt(i);
+        }
+
+        Speak(answerable);
+    }
+
+    void Reply(Request request, ulong sequence)
+    {
+        RepliedSequence = Math.Max(RepliedSequence, sequence);
+        request.Complete(RequestStatus.Answered);
     }
 
     /// <summary>Answers all that wait with what is true when the partition goes down: some of it may be durable.</summary>
@@ -113,6 +171,7 @@ public sealed class PartitionCore(StateMachine machine, long answeredTimeMicros)
         _reads.Clear();
         while (_waiting.TryDequeue(out (Request Request, ulong Sequence) one))
             one.Request.Complete(one.Request is ReadRequest || Injected.Is(PartitionDefect.BegunSaidToBeNone) ? RequestStatus.Unavailable : RequestStatus.UnavailableUnknown);
+        AbandonAttempts();
         _batch = null;
     }
 }

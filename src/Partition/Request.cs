@@ -25,6 +25,12 @@ public enum RequestStatus
 
     /// <summary>The caller's deadline passed with the request under way: ask again by id.</summary>
     DeadlineUnknown,
+
+    /// <summary>
+    /// The caller's deadline passed with commits across partitions under way, which go on. All else was decided and is durable; the decisions say
+    /// <see cref="Outcome.Undecided"/> of these.
+    /// </summary>
+    InDoubt,
 }
 
 /// <summary>
@@ -33,7 +39,7 @@ public enum RequestStatus
 /// </summary>
 public abstract class Request : IValueTaskSource<RequestStatus>
 {
-    const int Idle = 0, Queued = 1, Running = 2, Ended = 3;
+    const int Idle = 0, Queued = 1, Running = 2, Ended = 3, Parked = 4;
 
     readonly Timer _timer;
     ManualResetValueTaskSourceCore<RequestStatus> _source = new() { RunContinuationsAsynchronously = true };
@@ -75,8 +81,14 @@ public abstract class Request : IValueTaskSource<RequestStatus>
         _source.SetResult(status);
     }
 
+    /// <summary>From here on it only waits for commits across partitions: its deadline finds it in doubt.</summary>
+    internal void Park() => Interlocked.CompareExchange(ref _state, Parked, Running);
+
+    /// <summary>False where its caller has given up. While it is not parked, its deadline does not look at the decisions.</summary>
+    internal bool TryResume() => Interlocked.CompareExchange(ref _state, Running, Parked) is Parked or Running;
+
     /// <summary>Ends all that a fault or a stop finds waiting.</summary>
-    internal void Fail(RequestStatus ifNotStarted, RequestStatus ifStarted) => Complete(Volatile.Read(ref _state) == Running ? ifStarted : ifNotStarted);
+    internal void Fail(RequestStatus ifNotStarted, RequestStatus ifStarted) => Complete(Volatile.Read(ref _state) is Running or Parked ? ifStarted : ifNotStarted);
 
     void OnTimer()
     {
@@ -86,6 +98,12 @@ public abstract class Request : IValueTaskSource<RequestStatus>
         if (state == Queued)
         {
             _source.SetResult(RequestStatus.DeadlineNotStarted);
+            return;
+        }
+
+        if (state == Parked && Interlocked.CompareExchange(ref _state, Ended, Parked) == Parked)
+        {
+            _source.SetResult(RequestStatus.InDoubt);
             return;
         }
 
@@ -112,9 +130,32 @@ public sealed class CommandRequest(int capacity) : Request
     /// <summary>The next one to decide.</summary>
     internal int Next { get; set; }
 
+    /// <summary>Whether it waits for its first block to be durable.</summary>
+    internal bool IsWaiting { get; set; }
+
+    /// <summary>How many of them wait for a commit across partitions.</summary>
+    internal int UndecidedCount { get; set; }
+
+    /// <summary>Where the last of them was decided: what has to be durable before the answer.</summary>
+    internal ulong DecidedSequence { get; set; }
+
     internal override int CommandsCount => Count;
 
-    protected override void OnBegin() => Next = 0;
+    protected override void OnBegin() => (Next, IsWaiting, UndecidedCount, DecidedSequence) = (0, false, 0, 0);
+}
+
+/// <summary>An operator ends a commit across partitions that is not decided.</summary>
+/// <param name="attempt">Its head.</param>
+public sealed class AbortRequest(ulong attempt, string? by) : Request
+{
+    public ulong Attempt { get; } = attempt;
+
+    public string? By { get; } = by;
+
+    /// <summary>Whether it could be; null where no such one is under way.</summary>
+    public bool? IsAborted { get; internal set; }
+
+    internal override int CommandsCount => 1;
 }
 
 /// <summary>A read that rides the queue: it sees all that was queued before it, and is answered when that is durable.</summary>
@@ -125,19 +166,24 @@ public abstract class ReadRequest : Request
 
     internal override int CommandsCount => 1;
 
-    internal abstract void Read(State state);
+    internal abstract void Read(PartitionCore core);
 }
 
-public sealed class ReadRequest<T>(Func<State, T> read) : ReadRequest
+public sealed class ReadRequest<T>(Func<PartitionCore, T> read) : ReadRequest
 {
+    public ReadRequest(Func<State, T> read)
+        : this((PartitionCore core) => read(core.State))
+    {
+    }
+
     public T Result { get; private set; } = default!;
 
     /// <summary>The last event that the read saw.</summary>
     public ulong Sequence { get; private set; }
 
-    internal override void Read(State state)
+    internal override void Read(PartitionCore core)
     {
-        Sequence = state.LastSequence;
-        Result = read(state);
+        Sequence = core.State.LastSequence;
+        Result = read(core);
     }
 }

@@ -283,7 +283,7 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
             if (asOf is long time) json.WriteString("as_of", Answer.Time(time));
             if (then is not var (made, readers)) return;
             json.WritePropertyName("event");
-            EventJson.Write(json, readers.Partition, made, readers.State);
+            EventJson.Write(json, readers.Partition, readers.WithHead(made), readers.State);
         });
     }
 
@@ -341,7 +341,7 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
         await Answer.WriteAsync(http, 200, json =>
         {
             json.WriteStartArray("events");
-            foreach ((RecordedEvent e, Part part) in page) EventJson.Write(json, part.Readers.Partition, e, part.Readers.State);
+            foreach ((RecordedEvent e, Part part) in page) EventJson.Write(json, part.Readers.Partition, part.Readers.WithHead(e), part.Readers.State);
             json.WriteEndArray();
             json.WriteString("next_cursor", more ? Query.Cursor(ascending, parts.Select(part => (part.Next, part.End))) : null);
         });

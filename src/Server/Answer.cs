@@ -83,7 +83,7 @@ public static class Answer
     }
 
     public static void WriteTransfer(
-        Utf8JsonWriter json, string status, Guid transactionId, string from, string to, string amount, string currency, long timeMicros, int partition, ulong sequence)
+        Utf8JsonWriter json, string status, Guid transactionId, string from, string to, string amount, string currency, long timeMicros, string position)
     {
         json.WriteString("transaction_id", transactionId);
         json.WriteString("status", status);
@@ -92,7 +92,20 @@ public static class Answer
         json.WriteString("amount", amount);
         json.WriteString("currency", currency);
         json.WriteString("completed_at", Time(timeMicros));
-        json.WriteString("position", Position(partition, sequence));
+        json.WriteString("position", position);
+    }
+
+    /// <summary>Under way between partitions when the caller's time was over: the same id answers for it, now and later.</summary>
+    public static Task WriteInDoubtAsync(HttpContext http, UInt128 transactionId)
+    {
+        http.Response.Headers.RetryAfter = "1";
+        return WriteAsync(http, 202, json => WriteInDoubt(json, transactionId));
+    }
+
+    public static void WriteInDoubt(Utf8JsonWriter json, UInt128 transactionId)
+    {
+        json.WriteString("transaction_id", ToGuid(transactionId));
+        json.WriteString("status", "in_doubt");
     }
 
     public static void WritePosting(Utf8JsonWriter json, string from, string to, string amount, string currency)
@@ -106,6 +119,9 @@ public static class Answer
     }
 
     public static string Position(int partition, ulong sequence) => string.Create(CultureInfo.InvariantCulture, $"{partition}:{sequence}");
+
+    /// <summary>One entry for each partition, in their order.</summary>
+    public static string Position(IEnumerable<Part> parts) => string.Join(',', parts.OrderBy(part => part.Partition).Select(part => Position(part.Partition, part.Sequence)));
 
     /// <summary>RFC 3339 in UTC, with microseconds.</summary>
     public static string Time(long micros) =>

@@ -54,7 +54,7 @@ sealed class EventEndpoints(Router router, CancellationToken stopping)
                 List<RecordedEvent> events = reader.ReadOn(next[i], (int)Math.Min(EventsPerWriteMax, reader.FlushedSequence - next[i] + 1));
                 foreach (RecordedEvent e in events)
                 {
-                    EventJson.Write(json, partitions[i].Number, e, reader.State);
+                    EventJson.Write(json, partitions[i].Number, reader.WithHead(e), reader.State);
                     json.Flush();
                     json.Reset();
                     http.Response.BodyWriter.GetSpan(1)[0] = (byte)'\n';

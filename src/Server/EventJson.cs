@@ -80,20 +80,35 @@ public static class EventJson
         if (e.TransactionId != 0 || (e.TouchesBalance && e.Kind != EventKind.Expired)) json.WriteString("transaction_id", Answer.ToGuid(e.TransactionId));
         bool isOfHold = e.Kind is EventKind.Released or EventKind.Captured or EventKind.Expired || (e.Kind == EventKind.TransferRejected && (e.Flags & (EventFlags.Capture | EventFlags.Void)) != 0);
         if ((e.Flags & EventFlags.Pending) != 0) json.WriteBoolean("pending", true);
-        if (isOfHold) json.WriteString("hold", Answer.Position(partition, e.Link));
-        if ((e.Flags & EventFlags.Reversal) != 0) json.WriteString("reverses", Answer.Position(partition, e.Link));
+        bool isAcross = (e.Flags & EventFlags.CrossPartition) != 0;
+        // Unless it was read with its head, an event that ends an attempt does not know what that was about; the payee's side never does.
+        ulong about = isAcross && recorded.Head == 0 ? 0 : e.Link;
+        if (isOfHold && about != 0) json.WriteString("hold", Answer.Position(partition, about));
+        if ((e.Flags & EventFlags.Reversal) != 0 && about != 0) json.WriteString("reverses", Answer.Position(partition, about));
         if ((e.Flags & EventFlags.Posting) != 0) json.WriteNumber("posting", e.Index);
-        if (attachment.TryGet(AttachmentTag.Postings, out _)) WritePostings(json, attachment.Postings(), state);
+        WriteAttempt(json, partition, recorded);
+        if (e.Kind is EventKind.TransferRejected or EventKind.Prepared && attachment.TryGet(AttachmentTag.Postings, out _)) WritePostings(json, attachment.Postings(), state);
         if (attachment.Integer(AttachmentTag.ExpiresAt) is Int128 expiresAt) json.WriteString("expires_at", Answer.Time((long)expiresAt));
         if (e.Previous != 0) json.WriteString("previous", Answer.Position(partition, e.Previous));
-        if (e.Kind == EventKind.TransferRejected) json.WriteString("code", OutcomeCode((Outcome)e.Code));
-        if (e.Kind == EventKind.Frozen) json.WriteString("direction", DirectionName((Direction)e.Code));
+        if (e.Kind is EventKind.TransferRejected or EventKind.Refused) json.WriteString("code", OutcomeCode((Outcome)e.Code));
+        if (e.Kind == EventKind.Frozen || (e.Kind == EventKind.Prepared && e.Code != 0)) json.WriteString("direction", DirectionName((Direction)e.Code));
         if (attachment.Text(AttachmentTag.By) is string by) json.WriteString("by", by);
         if (attachment.Text(AttachmentTag.Reason) is string reason) json.WriteString("reason", reason);
         if (attachment.Erased(AttachmentTag.Description) is byte[] description) json.WriteString("description", description);
         if (attachment.Erased(AttachmentTag.Metadata) is byte[] metadata) WriteRaw(json, "metadata", metadata);
         if (attachment.TryGet(AttachmentTag.Limits, out _)) WriteLimits(json, attachment.Limits(), state);
         json.WriteEndObject();
+    }
+
+    /// <summary>Which commit across partitions it is a step of: the coordinator's head, and this partition's.</summary>
+    static void WriteAttempt(Utf8JsonWriter json, int partition, RecordedEvent recorded)
+    {
+        ref readonly Event e = ref recorded.Event;
+        ulong head = recorded.Head != 0 ? recorded.Head : (e.Flags & EventFlags.CrossPartition) != 0 || (e.Kind == EventKind.Prepared && e.Index > 0) ? e.Link : 0;
+        if (head != 0) json.WriteString("prepared_at", Answer.Position(partition, head));
+        if (recorded.Attachment.Attempt() is var (coordinator, attempt, _)) json.WriteString("coordinator", Answer.Position(coordinator, attempt));
+        if (e.Kind == EventKind.Finished) json.WriteString("decision", Answer.Position(partition, e.Link));
+        if (e.Kind == EventKind.Finished && recorded.Attachment.Parts() is { Length: > 0 } parts) json.WriteString("parts", Answer.Position(parts));
     }
 
     public static void WriteLimits(Utf8JsonWriter json, Limits[] limits, State state)

@@ -42,6 +42,9 @@ public static partial class OpenApi
     const string AccountExample =
         """{"account": "alice", "status": "open", "limits": {"USD": {"min_balance": "-100.00", "max_balance": "1000.00"}}, "metadata": {"tier": "gold"}, "balances": {"USD": {"posted": "87.66", "held": "0.00", "available": "87.66"}}, "position": "0:1234"}""";
 
+    const string InDoubtExample =
+        """{"prepared_at": "0:12", "transaction_id": "0198c0de-0000-7000-8000-000000000001", "role": "coordinator", "coordinator": "0:12", "state": "prepared", "since": "2026-11-23T04:00:00.123456Z", "age_ms": 5120, "waits_for": [5], "from_account": "alice", "to_account": "bob", "amount": "12.34", "currency": "USD", "postings_count": 1}""";
+
     const string BalanceExample = """{"account": "alice", "currency": "USD", "posted": "87.66", "held": "0.00", "available": "87.66", "position": "0:1234"}""";
 
     const string RefusedExample = "\"transaction_id\": \"0198c0de-0000-7000-8000-000000000001\", \"position\": \"0:1235\"";
@@ -57,6 +60,8 @@ public static partial class OpenApi
         ["exceeds_max_balance"] = ("Account 'bob' has 995.00 and may have 1000.00; 12.34 USD more is too much.", $$"""{"posted": "995.00", "incoming": "0.00", "required": "12.34", "max_balance": "1000.00", {{RefusedExample}} }"""),
         ["from_account_frozen"] = ("Account 'alice' is frozen for debits.", $$"""{ {{RefusedExample}} }"""),
         ["to_account_frozen"] = ("Account 'bob' is frozen for credits.", $$"""{ {{RefusedExample}} }"""),
+        ["aborted"] = ("An operator ended the transfer between partitions before it was decided: no money moved. A new intent needs a new id.", $$"""{ {{RefusedExample}} }"""),
+        ["already_decided"] = ("What began at 0:12 was decided; it ends as soon as every partition has heard of it.", "{}"),
         ["hold_already_captured"] = ("The hold was captured already; a hold is captured once.", $$"""{ {{RefusedExample}}, {{OriginalExample}} }"""),
         ["exceeds_held_amount"] = ("10.00 is held; 12.34 USD is required.", $$"""{"held_amount": "10.00", "required": "12.34", {{RefusedExample}}, {{OriginalExample}} }"""),
         ["exceeds_reversible_amount"] = ("2.34 can still be reversed; 12.34 USD is required.", $$"""{"reversible_amount": "2.34", "required": "12.34", {{RefusedExample}}, {{OriginalExample}} }"""),
@@ -121,7 +126,7 @@ public static partial class OpenApi
                 ("retryable", Flag("Whether the same id may be sent again.")), ("outcome", Outcome()),
             ],
             [.. FiguresOfTransfers(), ("dry_run", Flag("Nothing was recorded.")), ("idempotent_replayed", Flag("The answer was given before."))]);
-        schemas["Transfers"] = Object([("transfers", new JsonObject { ["type"] = "array", ["items"] = new JsonObject { ["oneOf"] = new JsonArray(Ref("schemas", "Transfer"), Ref("schemas", "Rejected")) } })]);
+        schemas["Transfers"] = Object([("transfers", new JsonObject { ["type"] = "array", ["items"] = new JsonObject { ["oneOf"] = new JsonArray(Ref("schemas", "Transfer"), Ref("schemas", "Rejected"), Ref("schemas", "InDoubt")) } })]);
         schemas["TransferStory"] = Object(
             [.. done("completed", "pending", "captured", "voided", "expired", "rejected", "reversed"), ("events", Array("Event"))],
             [
@@ -131,6 +136,15 @@ public static partial class OpenApi
                 ("reversed_amount", Money("What was taken back so far.")), ("reversed_by", new JsonObject { ["type"] = "array", ["items"] = Uuid() }),
                 ("code", Code()), ("http_status", Integer("Of a refusal.")), ("detail", Text("Of a refusal.")), ("posting", Integer("Of a refused transaction: the lowest refused posting, from 0.")),
             ]);
+        schemas["InDoubt"] = Object([("transaction_id", Uuid()), ("status", Enum("in_doubt"))]);
+        schemas["InDoubtEntry"] = Object(
+            [
+                ("prepared_at", Position("Where it began in this partition.")), ("transaction_id", Uuid()), ("role", Enum("coordinator", "participant")), ("coordinator", Position("Where it began in the partition that decides it.")),
+                ("state", Enum("prepared", "committed", "aborted")), ("since", Time()), ("age_ms", Integer("Milliseconds since then.")),
+                ("waits_for", new JsonObject { ["type"] = "array", ["items"] = Integer("A partition that has not answered.") }), .. partiesAgain(), ("postings_count", Integer("The parties and the amount are those of the first of them.")),
+            ]);
+        schemas["InDoubtList"] = Object([("in_doubt", Array("InDoubtEntry")), ("unreachable", new JsonObject { ["type"] = "array", ["items"] = Integer("A partition that did not answer in time: what it has is not listed.") })]);
+        schemas["Aborted"] = Object([("prepared_at", Position()), ("state", Enum("aborted"))]);
         schemas["Figures"] = Object([("posted", Money("All that came less all that went.")), ("held", Money("Set aside by holds.")), ("available", Money("posted less held."))]);
         schemas["Limits"] = Object([], [("min_balance", Money()), ("max_balance", Money())]);
         schemas["Account"] = Object(
@@ -150,7 +164,7 @@ public static partial class OpenApi
         schemas["Currencies"] = Object([("currencies", Array("Currency"))]);
         schemas["Status"] = Object([("status", Enum("alive", "ready"))]);
         schemas["Event"] = Object(
-            [("position", Position()), ("time", Time()), ("kind", Text("What happened: debited, credited, held, released, captured, expired, transfer_rejected, account_opened, account_named, metadata_changed, limits_changed, frozen, unfrozen, closed, currency_registered. New kinds may come; none changes its meaning."))],
+            [("position", Position()), ("time", Time()), ("kind", Text("What happened: debited, credited, held, released, captured, expired, transfer_rejected, account_opened, account_named, metadata_changed, limits_changed, frozen, unfrozen, closed, currency_registered, and the steps of a commit between partitions: prepared, refused, committed, aborted, finished. New kinds may come; none changes its meaning."))],
             [
                 ("account", Account()), ("counterparty", Account()), ("currency", Currency()), ("decimals", Integer("Of a registered currency.")), ("amount", Money()),
                 ("requested_amount", Money("Where another amount was asked for.")), ("posted", Money("After it.")), ("held", Money("After it.")),
@@ -158,6 +172,8 @@ public static partial class OpenApi
                 ("pending", Flag("Of a refused transfer: it was to be a hold.")), ("posting", Integer("Its number within its transaction, from 0.")), ("postings", postings()), ("expires_at", Time()), ("previous", Position("This balance's event before.")),
                 ("code", Code()), ("direction", Enum("debit", "credit", "both")), ("by", Text("Who.")), ("reason", Text("Why.")), ("description", Text("As it was given.")),
                 ("metadata", Anything()), ("limits", Map("Limits")),
+                ("prepared_at", Position("Of a step between partitions: where it was prepared here.")), ("coordinator", Position("Of a step for another partition: where it was prepared there.")),
+                ("decision", Position("Of what is finished: where it was decided.")), ("parts", Position("Of what is finished: its last event in each partition.")),
             ]);
         schemas["Problem"] = Object(
             [
@@ -192,6 +208,7 @@ public static partial class OpenApi
         return new JsonObject
         {
             ["id"] = Parameter("id", "path", "A transaction id.", Uuid(), required: true),
+            ["positionOfPath"] = Parameter("position", "path", "As prepared_at lists it.", Position(), required: true),
             ["accountOfPath"] = Parameter("account", "path", "An account, percent-encoded.", Account(), required: true),
             ["home"] = Parameter("account", "query", "The account that the id belongs to, where several used it.", Account()),
             ["currency"] = Parameter("currency", "query", "Such as USD.", Currency(), required: true),

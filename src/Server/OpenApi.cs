@@ -46,6 +46,12 @@ public static partial class OpenApi
         public string[] Codes { get; init; } = [];
 
         public bool IsIdempotent { get; init; }
+
+        /// <summary>Of an operation for operators: goes through a partition's queue.</summary>
+        public bool MayBeUnanswered { get; init; }
+
+        /// <summary>May be under way between partitions when the caller's time is over.</summary>
+        public bool MayBeInDoubt { get; init; }
     }
 
     static readonly string[] CodesOfAll =
@@ -58,7 +64,7 @@ public static partial class OpenApi
     static readonly string[] CodesOfPayers = ["insufficient_funds", "below_min_balance", "from_account_frozen", "from_account_closed"];
     static readonly string[] CodesOfOriginals = ["account_malformed", "transaction_id_malformed", "transfer_not_found", "transfer_ambiguous"];
     static readonly string[] CodesOfTransfers =
-        [.. CodesOfAmounts, "account_malformed", "transaction_id_malformed", "same_account", "currency_unknown", "transaction_id_reused", "from_account_not_found", "to_account_not_found", .. CodesOfPayers, .. CodesOfPayees];
+        [.. CodesOfAmounts, "account_malformed", "transaction_id_malformed", "same_account", "currency_unknown", "transaction_id_reused", "from_account_not_found", "to_account_not_found", .. CodesOfPayers, .. CodesOfPayees, "aborted"];
 
     static readonly string[] CodesOfAccounts = ["account_malformed", "account_not_found"];
     static readonly string[] CodesOfLimits = ["amount_malformed", "amount_too_precise", "amount_too_large", "currency_unknown"];
@@ -77,7 +83,7 @@ public static partial class OpenApi
         new("post", "/v1/wallet/balance_transfer", "createTransfer", "Moving money", "Move money from one account to another, or hold it")
         {
             Description = "Answered when it is durable. The same transaction_id with the same meaning gets the original outcome, refusals included.",
-            Body = BodyJson.Default.BalanceTransferBody, BodyExample = TransferRequestExample, Answer = ["Transfer"], AnswerExample = TransferExample, Codes = CodesOfTransfers, IsIdempotent = true,
+            Body = BodyJson.Default.BalanceTransferBody, BodyExample = TransferRequestExample, Answer = ["Transfer"], AnswerExample = TransferExample, Codes = CodesOfTransfers, IsIdempotent = true, MayBeInDoubt = true,
         },
         new("post", "/v1/wallet/transfers", "createTransfers", "Moving money", "Up to 10 000 independent transfers, with an outcome each")
         {
@@ -89,30 +95,30 @@ public static partial class OpenApi
         {
             Description = "In order: what an earlier posting brings, a later one may spend. A refusal names the lowest refused posting.",
             Body = BodyJson.Default.TransactionBody, BodyExample = TransactionRequestExample, Answer = ["Transaction"], AnswerExample = TransactionExample,
-            Codes = [.. CodesOfTransfers, "too_many_postings"], IsIdempotent = true,
+            Codes = [.. CodesOfTransfers, "too_many_postings"], IsIdempotent = true, MayBeInDoubt = true,
         },
         new("post", "/v1/wallet/transfers/{id}/capture", "captureHold", "Moving money", "Move the money of a hold, all or part of it; the rest is released")
         {
             Body = BodyJson.Default.AmountBody, BodyExample = """{"transaction_id": "0198c0de-0000-7000-8000-000000000003", "amount": "10.00"}""", Query = ["account"],
-            Answer = ["Transfer"], AnswerExample = CaptureExample, IsIdempotent = true,
-            Codes = [.. CodesOfAmounts, .. CodesOfOriginals, "transaction_id_reused", "hold_already_captured", "hold_already_voided", "hold_expired", "not_a_hold", "exceeds_held_amount", .. CodesOfPayees],
+            Answer = ["Transfer"], AnswerExample = CaptureExample, IsIdempotent = true, MayBeInDoubt = true,
+            Codes = [.. CodesOfAmounts, .. CodesOfOriginals, "transaction_id_reused", "hold_already_captured", "hold_already_voided", "hold_expired", "not_a_hold", "exceeds_held_amount", "aborted", .. CodesOfPayees],
         },
         new("post", "/v1/wallet/transfers/{id}/void", "voidHold", "Moving money", "Give back the money of a hold")
         {
             Body = BodyJson.Default.VoidBody, BodyExample = """{"transaction_id": "0198c0de-0000-7000-8000-000000000003"}""", Query = ["account"],
-            Answer = ["Transfer"], AnswerExample = CaptureExample, IsIdempotent = true,
+            Answer = ["Transfer"], AnswerExample = CaptureExample, IsIdempotent = true, MayBeInDoubt = true,
             Codes = [.. CodesOfOriginals, "transaction_id_reused", "hold_already_captured", "hold_already_voided", "hold_expired", "not_a_hold"],
         },
         new("post", "/v1/wallet/transfers/{id}/reverse", "reverseTransfer", "Moving money", "Take back a transfer or a capture, all or part of it, or a whole transaction")
         {
             Description = "The opposite transfer, linked to the first. Its payer must have the money; nothing is taken back twice.",
             Body = BodyJson.Default.ReverseBody, BodyExample = """{"transaction_id": "0198c0de-0000-7000-8000-000000000004", "amount": "2.34", "description": "one was broken"}""", Query = ["account"],
-            Answer = ["Transfer", "Transaction"], AnswerExample = ReversalExample, IsIdempotent = true,
-            Codes = [.. CodesOfAmounts, .. CodesOfOriginals, "transaction_id_reused", "already_reversed", "exceeds_reversible_amount", .. CodesOfPayers, .. CodesOfPayees],
+            Answer = ["Transfer", "Transaction"], AnswerExample = ReversalExample, IsIdempotent = true, MayBeInDoubt = true,
+            Codes = [.. CodesOfAmounts, .. CodesOfOriginals, "transaction_id_reused", "already_reversed", "exceeds_reversible_amount", "aborted", .. CodesOfPayers, .. CodesOfPayees],
         },
         new("get", "/v1/wallet/transfers/{id}", "getTransfer", "Moving money", "What became of an id, with its events")
         {
-            Query = ["account"], Answer = ["TransferStory"], AnswerExample = StoryExample, Codes = CodesOfOriginals,
+            Query = ["account"], Answer = ["TransferStory"], AnswerExample = StoryExample, MayBeInDoubt = true, Codes = CodesOfOriginals,
         },
         new("post", "/v1/wallet/accounts", "openAccount", "Accounts", "Open an account")
         {
@@ -171,6 +177,15 @@ public static partial class OpenApi
         {
             Description = "One event a line. Resumable at any position: nothing is skipped, nothing comes twice.",
             Query = ["after", "partition", "live"], Answer = ["Event"], AnswerExample = EventExample, Codes = ["time_in_future"],
+        },
+        new("get", "/v1/audit/in_doubt", "listInDoubt", "Operation", "Commits between partitions that are under way, oldest first, and what they wait for")
+        {
+            Answer = ["InDoubtList"], AnswerExample = $$"""{"in_doubt": [{{InDoubtExample}}], "unreachable": [5]}""", MayBeUnanswered = true,
+        },
+        new("post", "/v1/audit/in_doubt/{position}/abort", "abortInDoubt", "Operation", "End one before it is decided; its transaction_id is refused for ever")
+        {
+            Description = "Only where the listed partition is the coordinator. The payer's money is free again at once.",
+            Answer = ["Aborted"], AnswerExample = """{"prepared_at": "0:12", "state": "aborted"}""", Codes = ["transfer_not_found", "already_decided"], MayBeUnanswered = true,
         },
         new("get", "/healthz", "getHealth", "Operation", "Whether the process is alive") { Answer = ["Status"], AnswerExample = """{"status": "alive"}""" },
         new("get", "/readyz", "getReadiness", "Operation", "Whether it takes writes") { Answer = ["Status"], AnswerExample = """{"status": "ready"}""", Codes = ["storage_full"] },
@@ -254,6 +269,7 @@ public static partial class OpenApi
         if (operation.Description.Length > 0) json["description"] = operation.Description;
         List<JsonNode> parameters = [];
         if (operation.Path.Contains("{id}", StringComparison.Ordinal)) parameters.Add(Ref("parameters", "id"));
+        if (operation.Path.Contains("{position}", StringComparison.Ordinal)) parameters.Add(Ref("parameters", "positionOfPath"));
         if (operation.Path.Contains("{account}", StringComparison.Ordinal)) parameters.Add(Ref("parameters", "accountOfPath"));
         parameters.AddRange(operation.Query.Select(name => Ref("parameters", operation.Id == "getBalance" || operation.Id == "getHistory" || name != "account" ? name : "home")));
         parameters.Add(Ref("parameters", "timeout"));
@@ -270,7 +286,15 @@ public static partial class OpenApi
 
         JsonObject responses = [];
         foreach ((int status, string meaning) in operation.Done) responses[$"{status}"] = Success(operation, meaning);
-        IEnumerable<string> codes = operation.Codes.Concat(CodesOfAll.Where(code => operation.Tag != "Operation" || code is "forbidden" or "misdirected_request" or "internal_error" or "partition_unavailable" or "shutting_down"))
+        if (operation.MayBeInDoubt)
+        {
+            JsonObject inDoubt = Success(operation with { Answer = ["InDoubt"], AnswerExample = """{"transaction_id": "0198c0de-0000-7000-8000-000000000001", "status": "in_doubt"}""", IsIdempotent = false },
+                "Under way between partitions when the time was over. The same id answers for it, now and later.");
+            inDoubt["headers"]!["Retry-After"] = Ref("headers", "Retry-After");
+            responses["202"] = inDoubt;
+        }
+
+        IEnumerable<string> codes = operation.Codes.Concat(CodesOfAll.Where(code => operation.Tag != "Operation" || operation.MayBeUnanswered || code is "forbidden" or "misdirected_request" or "internal_error" or "partition_unavailable" or "shutting_down"))
             .Concat(operation.Body is null ? [] : CodesOfBodies);
         foreach (IGrouping<int, string> status in codes.Distinct().GroupBy(code => Problem.Codes[code].Status).OrderBy(group => group.Key)) responses[$"{status.Key}"] = Refusals(status.Key, [.. status], operation.IsIdempotent);
         json["responses"] = responses;

@@ -40,6 +40,8 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         ["hold_expired"] = (409, "The hold has expired"),
         ["account_exists"] = (409, "The account exists already"),
         ["currency_exists"] = (409, "The currency exists already with other decimals"),
+        ["aborted"] = (409, "An operator ended it before it was decided"),
+        ["already_decided"] = (409, "It is decided already"),
         ["already_reversed"] = (409, "All of it was reversed already"),
         ["request_too_large"] = (413, "The request is too large"),
         ["unsupported_media_type"] = (415, "The request is not application/json"),
@@ -146,6 +148,8 @@ public sealed class Problem(string code, string detail, string outcome = "none")
             case Ledger.Outcome.ExceedsReversibleAmount:
                 string reversible = bound == 0 ? "It moved nothing itself: holds, voids and refusals are not reversed, and of a captured hold the capture is, by its own id" : $"{Format(bound ?? 0)} can still be reversed";
                 return new Problem("exceeds_reversible_amount", $"{reversible}; {money} is required.").With("reversible_amount", Format(bound ?? 0)).With("required", Format(amount));
+            case Ledger.Outcome.Aborted:
+                return new Problem("aborted", "An operator ended the transfer between partitions before it was decided: no money moved. A new intent needs a new id.");
             case Ledger.Outcome.BalanceOverflow:
                 return new Problem("balance_overflow", $"No balance may pass {Format(bound ?? 0)}; {money} would.")
                     .With("posted", Format(about.Posted)).With("required", Format(amount)).With("bound", Format(bound ?? 0));
@@ -163,6 +167,7 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         Ledger.Outcome.TransferAmbiguous => new Problem("transfer_ambiguous", "Several accounts used this id. Name one with ?account=. Nothing was recorded."),
         Ledger.Outcome.AmountTooLarge => new Problem("amount_too_large", "An amount is less than 10^30 minor units of its currency."),
         Ledger.Outcome.SameAccount => new Problem("same_account", "Payer and payee are the same account."),
+        Ledger.Outcome.Overloaded => new Problem("overloaded", "As many transfers between partitions are under way as may be. This request left nothing behind; send the same again in a moment."),
         Ledger.Outcome.StorageFull => new Problem("storage_full", "There is no room on the storage. This request left nothing behind; send the same again once there is."),
         _ => throw new ArgumentOutOfRangeException(nameof(outcome), outcome, "not an outcome that nothing records"),
     };

@@ -16,8 +16,8 @@ sealed partial class TransferEndpoints
         switch (decision.Outcome)
         {
             case Outcome.Duplicate:
-                return Replay(command, body.Metadata, readers.Read(decision.Sequence), readers);
-            case < Outcome.FromAccountNotFound or Outcome.StorageFull:
+                return Replay(command, body.Metadata, readers.ReadDecision(decision.Sequence), readers);
+            case < Outcome.FromAccountNotFound or >= Outcome.StorageFull:
                 return new Result(Problem.From(decision.Outcome, body.Currency), null, false);
             default:
                 Problem refusal = Refusal(decision, body.FromAccount, body.ToAccount, command.TransactionId, readers);
@@ -56,14 +56,14 @@ sealed partial class TransferEndpoints
                 if (command.Currency.ToString() != state.CurrencyCode(e.Currency)) differing.Add("currency");
                 if (command.Pending != (e.Kind == EventKind.Held || (e.Flags & EventFlags.Pending) != 0)) differing.Add("pending");
                 if (command.UpTo != ((e.Flags & EventFlags.UpTo) != 0)) differing.Add("up_to");
-                Int128 expiresIn = attachment.Integer(AttachmentTag.ExpiresAt) is Int128 at ? (at - original.TimeMicros) / 1_000_000 : 0;
+                Int128 expiresIn = attachment.Integer(AttachmentTag.ExpiresAt) is Int128 at ? (at - original.AskedMicros) / 1_000_000 : 0;
                 if (command.ExpiresInSeconds != expiresIn) differing.Add("expires_in");
                 break;
             case CommandKind.Transaction:
                 if (!IsSame(command.Details!.Postings!, readers.MovementsOf(original), state)) differing.Add("postings");
                 break;
             default:
-                RecordedEvent about = readers.Read(e.Link);
+                RecordedEvent about = readers.ReadDecision(e.Link);
                 if (about.Event.TransactionId != command.OriginalId) differing.Add("original_id");
                 // Without an amount, all that was held was meant.
                 bool allMeant = command.AmountDigits == 0 && (about.Event.Kind != EventKind.Held || about.Event.Amount == e.Amount);
@@ -139,7 +139,7 @@ sealed partial class TransferEndpoints
         };
         Problem problem = Refusal(decision, NameOf(e.Account, readers.State), NameOf(e.Counterparty, readers.State), e.TransactionId, readers);
         if (e.Count > 0) problem.With("posting", (int)e.Index);
-        return e.Link == 0 ? problem : problem.With("original_id", Answer.ToGuid(readers.Read(e.Link).Event.TransactionId).ToString());
+        return e.Link == 0 ? problem : problem.With("original_id", Answer.ToGuid(readers.ReadDecision(e.Link).Event.TransactionId).ToString());
     }
 
     static string NameOf(uint account, State state) => account == 0 ? "" : state.Names[account].ToString();
@@ -150,8 +150,8 @@ sealed partial class TransferEndpoints
         Answer.WriteTransfer(
             json, command.Pending ? "pending" : "completed", Answer.ToGuid(command.TransactionId), body.FromAccount, body.ToAccount,
             Amount.Format(decision.Amount, readers.State.Decimals(decision.Currency)), body.Currency,
-            decision.TimeMicros, readers.Partition, decision.LastSequence);
-        if (command.ExpiresInSeconds != 0) json.WriteString("expires_at", Answer.Time(decision.TimeMicros + command.ExpiresInSeconds * 1_000_000L));
+            decision.TimeMicros, PositionOf(decision, readers));
+        if (command.ExpiresInSeconds != 0) json.WriteString("expires_at", Answer.Time((decision.PreparedMicros == 0 ? decision.TimeMicros : decision.PreparedMicros) + command.ExpiresInSeconds * 1_000_000L));
         if (command.DryRun) json.WriteBoolean("dry_run", true);
     }
 
@@ -170,7 +170,7 @@ sealed partial class TransferEndpoints
 
         json.WriteEndArray();
         json.WriteString("completed_at", Answer.Time(decision.TimeMicros));
-        json.WriteString("position", Answer.Position(readers.Partition, decision.LastSequence));
+        json.WriteString("position", PositionOf(decision, readers));
         if (command.DryRun) json.WriteBoolean("dry_run", true);
     }
 
@@ -188,7 +188,7 @@ sealed partial class TransferEndpoints
             (uint payer, uint payee, uint currency, Int128 amount) = movements[0];
             Answer.WriteTransfer(
                 json, status, Answer.ToGuid(e.TransactionId), NameOf(payer, state), NameOf(payee, state),
-                Amount.Format(amount, state.Decimals(currency)), state.CurrencyCode(currency), first.TimeMicros, readers.Partition, LastOf(first));
+                Amount.Format(amount, state.Decimals(currency)), state.CurrencyCode(currency), first.TimeMicros, PositionOf(first, readers));
         }
         else
         {
@@ -196,12 +196,16 @@ sealed partial class TransferEndpoints
             json.WriteString("status", status);
             EventJson.WritePostings(json, movements, state);
             json.WriteString("completed_at", Answer.Time(first.TimeMicros));
-            json.WriteString("position", Answer.Position(readers.Partition, LastOf(first)));
+            json.WriteString("position", PositionOf(first, readers));
         }
 
         if (first.Attachment.Integer(AttachmentTag.ExpiresAt) is Int128 at && e.Kind == EventKind.Held) json.WriteString("expires_at", Answer.Time((long)at));
-        if (e.Link != 0) json.WriteString("original_id", Answer.ToGuid(readers.Read(e.Link).Event.TransactionId));
+        if (e.Link != 0) json.WriteString("original_id", Answer.ToGuid(readers.ReadDecision(e.Link).Event.TransactionId));
     }
+
+    static string PositionOf(in Decision decision, EventReaders readers) => decision.Parts is { } parts ? Answer.Position(parts) : Answer.Position(readers.Partition, decision.LastSequence);
+
+    static string PositionOf(RecordedEvent first, EventReaders readers) => first.Parts.Length > 0 ? Answer.Position(first.Parts) : Answer.Position(readers.Partition, LastOf(first));
 
     /// <summary>Debits have their credits right after them, and so has a capture.</summary>
     static ulong LastOf(RecordedEvent first) => first.Event.Kind is EventKind.Debited or EventKind.Captured

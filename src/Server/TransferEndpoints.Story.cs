@@ -13,7 +13,8 @@ sealed partial class TransferEndpoints
     const int HomesMax = 100;
 
     /// <summary>What the state knows of an id in one home.</summary>
-    sealed record Found(ulong Sequence, Hold? Hold, List<Reversal> Reversals);
+    /// <param name="Head">Of a commit across partitions that is under way, and nothing else is known; 0 for none.</param>
+    sealed record Found(ulong Sequence, Hold? Hold, List<Reversal> Reversals, ulong Head = 0);
 
     async Task GetAsync(HttpContext http)
     {
@@ -27,7 +28,7 @@ sealed partial class TransferEndpoints
         long started = Environment.TickCount64;
         foreach (Partition partition in home is AccountName { IsSystem: false } account ? [router.Of(account)] : router.All)
         {
-            ReadRequest<List<Found>> read = new(state => Find(state, id, home));
+            ReadRequest<List<Found>> read = new((State state) => Find(state, id, home));
             RequestStatus status = await partition.SubmitAsync(read, Query.Left(timeout, started));
             // Not found is said only when all have answered.
             if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
@@ -40,7 +41,13 @@ sealed partial class TransferEndpoints
         if (all.Count > 1)
         {
             throw new Problem("transfer_ambiguous", $"{(all.Count < HomesMax ? all.Count : "Many")} accounts used the id {Answer.ToGuid(id)}. Name one with ?account=.")
-                .With("accounts", all.Take(HomesMax).Select(one => HomeOf(one.Readers.Read(one.Found.Sequence), one.Readers.State)).ToList());
+                .With("accounts", all.Take(HomesMax).Select(one => HomeOf(one.Readers.ReadDecision(one.Found.Sequence + one.Found.Head), one.Readers.State)).ToList());
+        }
+
+        if (all[0].Found.Head != 0)
+        {
+            await Answer.WriteInDoubtAsync(http, id);
+            return;
         }
 
         await Answer.WriteAsync(http, 200, json => WriteStory(json, all[0].Found, all[0].Readers));
@@ -48,11 +55,15 @@ sealed partial class TransferEndpoints
 
     static List<Found> Find(State state, UInt128 id, AccountName? home)
     {
-        if (home is not AccountName name) return [.. state.Ids.FindAll(id, HomesMax).Select(one => Found(one.Sequence))];
+        if (home is not AccountName name) return [.. state.Ids.FindAll(id, HomesMax).Select(one => Found(one.Sequence)), .. state.Attempts.FindAll(id).Take(HomesMax).Select(UnderWay)];
         // Between two system accounts the id belongs to neither.
         uint number = name.IsSystem ? 0 : state.Names.Find(name);
-        ulong sequence = number == 0 && !name.IsSystem ? 0 : state.Ids.Find(number, id);
-        return sequence == 0 ? [] : [Found(sequence)];
+        if (number == 0 && !name.IsSystem) return [];
+        if (state.Ids.Find(number, id) is not 0 and ulong decided) return [Found(decided)];
+        return state.Attempts.Find(number, id) is Attempt attempt ? [UnderWay(attempt)] : [];
+
+        // One that an operator ended is final, whatever the others have still to say.
+        Found UnderWay(Attempt attempt) => attempt is { Status: AttemptStatus.Aborted, Vote.Outcome: Outcome.Aborted } ? Found(attempt.DecisionSequence) : new Found(0, null, [], attempt.Sequence);
 
         Found Found(ulong sequence)
         {
@@ -69,11 +80,11 @@ sealed partial class TransferEndpoints
         return NameOf(home == 0 ? first.Event.Account : home, state);
     }
 
-    static void WriteStory(Utf8JsonWriter json, Found found, EventReaders readers)
+    void WriteStory(Utf8JsonWriter json, Found found, EventReaders readers)
     {
-        RecordedEvent first = readers.Read(found.Sequence);
-        RecordedEvent? end = found.Hold is { EndSequence: > 0 } hold ? readers.Read(hold.EndSequence) : null;
-        List<RecordedEvent> reversals = [.. found.Reversals.Select(reversal => readers.Read(reversal.Sequence))];
+        RecordedEvent first = readers.ReadDecision(found.Sequence);
+        RecordedEvent? end = found.Hold is { EndSequence: > 0 } hold ? readers.ReadDecision(hold.EndSequence) : null;
+        List<RecordedEvent> reversals = [.. found.Reversals.Select(reversal => readers.ReadDecision(reversal.Sequence))];
         bool isRejected = first.Event.Kind == EventKind.TransferRejected;
         WriteTransfer(json, first, Status(found, isRejected), readers);
         if (first.Attachment.Erased(AttachmentTag.Description) is byte[] description) json.WriteString("description", description);
@@ -118,12 +129,32 @@ sealed partial class TransferEndpoints
         return found.Reversals.Count > 0 && found.Reversals[^1].Left == 0 ? "reversed" : "completed";
     }
 
-    /// <summary>An event with those that were written with it: what a capture released before, the credits and further debits after.</summary>
-    static void WriteWithParts(Utf8JsonWriter json, RecordedEvent e, EventReaders readers)
+    /// <summary>An event with those that were written with it, here and in other partitions: what a capture released before, the credits and further debits after.</summary>
+    void WriteWithParts(Utf8JsonWriter json, RecordedEvent e, EventReaders readers)
     {
+        if (e.Parts.Length > 0)
+        {
+            foreach (Part part in e.Parts) WritePart(json, part, e.Event.TransactionId, Readers(router.All[part.Partition]));
+            return;
+        }
+
         if (e.Event.Kind == EventKind.Captured && readers.Read(e.Sequence - 1) is var before && before.Event.Kind == EventKind.Released && before.Event.Link == e.Event.Link)
             EventJson.Write(json, readers.Partition, before, readers.State);
         EventJson.Write(json, readers.Partition, e, readers.State);
         for (ulong sequence = e.Sequence + 1; sequence <= LastOf(e); sequence++) EventJson.Write(json, readers.Partition, readers.Read(sequence), readers.State);
+    }
+
+    /// <summary>What a commit left in one partition: its events stand together, before the one that the part names.</summary>
+    static void WritePart(Utf8JsonWriter json, Part part, UInt128 transactionId, EventReaders readers)
+    {
+        List<RecordedEvent> events = [];
+        for (ulong sequence = part.Sequence; sequence > 0 && events.Count < 3 * StateMachine.PostingsMax; sequence--)
+        {
+            RecordedEvent one = readers.Read(sequence);
+            if ((one.Event.Flags & EventFlags.CrossPartition) == 0 || one.Event.TransactionId != transactionId || (events.Count > 0 && one.Event.Link != events[^1].Event.Link)) break;
+            events.Add(one);
+        }
+
+        foreach (RecordedEvent one in events.AsEnumerable().Reverse()) EventJson.Write(json, readers.Partition, readers.WithHead(one), readers.State);
     }
 }

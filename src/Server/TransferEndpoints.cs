@@ -34,9 +34,10 @@ sealed partial class TransferEndpoints(Router router)
         BalanceTransferBody body = await Body.ReadAsync(http, BodyJson.Default.BalanceTransferBody);
         ToCommand(body, out Command command);
         Partition partition = PartitionOf(command);
-        Decision decision = await ExecuteAsync(partition, command, timeout);
+        Decision decision = await AskOthersAsync(partition, command, await ExecuteAsync(partition, command, timeout), timeout);
         EventReaders readers = Readers(partition);
-        if (decision.Outcome == Outcome.Done) await Answer.WriteAsync(http, 200, json => WriteTransfer(json, body, command, decision, readers));
+        if (decision.Outcome == Outcome.Undecided) await Answer.WriteInDoubtAsync(http, command.TransactionId);
+        else if (decision.Outcome == Outcome.Done) await Answer.WriteAsync(http, 200, json => WriteTransfer(json, body, command, decision, readers));
         else await AnswerAsync(http, ToResult(body, command, decision, readers), readers);
     }
 
@@ -74,8 +75,12 @@ sealed partial class TransferEndpoints(Router router)
         RequestStatus[] statuses = await Task.WhenAll(requests.Select((request, number) =>
             request is null ? Task.FromResult(RequestStatus.Answered) : router.All[number].SubmitAsync(request, timeout).AsTask()));
         // One that all partitions failed is a failed request; one that some failed tells which of its transfers they were.
-        if (requests.Any(request => request is not null) && requests.Zip(statuses).All(one => one.First is null || one.Second != RequestStatus.Answered))
-            throw Problem.From(statuses.Where(status => status != RequestStatus.Answered).OrderByDescending(Problem.IsUnknown).First(), timeout);
+        if (requests.Any(request => request is not null) && requests.Zip(statuses).All(one => one.First is null || !IsDecided(one.Second)))
+            throw Problem.From(statuses.Where(status => !IsDecided(status)).OrderByDescending(Problem.IsUnknown).First(), timeout);
+        foreach ((CommandRequest? request, int number) in requests.Select((request, number) => (request, number)))
+        {
+            for (int i = 0; i < request?.Count && IsDecided(statuses[number]); i++) request.Decisions[i] = await AskOthersAsync(router.All[number], request.Commands[i], request.Decisions[i], timeout);
+        }
 
         int[] decided = new int[router.All.Count];
         await Answer.WriteAsync(http, 200, json =>
@@ -85,7 +90,7 @@ sealed partial class TransferEndpoints(Router router)
             {
                 int number = partitionOf[i];
                 Problem? problem = refused[i];
-                if (problem is null && statuses[number] != RequestStatus.Answered) problem = Problem.From(statuses[number], timeout);
+                if (problem is null && !IsDecided(statuses[number])) problem = Problem.From(statuses[number], timeout);
                 json.WriteStartObject();
                 if (problem is not null) WriteRejected(json, bodies[i].TransactionId, problem);
                 else WriteOneOfMany(json, bodies[i], commands[i], requests[number]!.Decisions[decided[number]++], Readers(router.All[number]));
@@ -98,6 +103,12 @@ sealed partial class TransferEndpoints(Router router)
 
     static void WriteOneOfMany(Utf8JsonWriter json, BalanceTransferBody body, in Command command, in Decision decision, EventReaders readers)
     {
+        if (decision.Outcome == Outcome.Undecided)
+        {
+            Answer.WriteInDoubt(json, command.TransactionId);
+            return;
+        }
+
         if (decision.Outcome == Outcome.Done)
         {
             WriteTransfer(json, body, command, decision, readers);
@@ -172,19 +183,23 @@ sealed partial class TransferEndpoints(Router router)
             DryRun = body.DryRun == true,
             Details = new CommandDetails { Description = Query.Description(body.Description), Metadata = Query.Metadata(body.Metadata), Postings = ToPostings(body.Postings) },
         };
-        Partition partition = router.Of(command.Details.Postings, command.TransactionId) ?? throw LiveApart(body.TransactionId);
-        Decision decision = await ExecuteAsync(partition, command, timeout);
+        Posting first = command.Details.Postings[0];
+        Partition partition = router.Of(first.Account, first.Counterparty, command.TransactionId);
+        Decision decision = await AskOthersAsync(partition, command, await ExecuteAsync(partition, command, timeout), timeout);
         EventReaders readers = Readers(partition);
         PostingBody refused = body.Postings[decision.Posting];
         switch (decision.Outcome)
         {
+            case Outcome.Undecided:
+                await Answer.WriteInDoubtAsync(http, command.TransactionId);
+                return;
             case Outcome.Done:
                 await Answer.WriteAsync(http, 200, json => WriteTransaction(json, body, command, decision, readers));
                 return;
             case Outcome.Duplicate:
-                await AnswerAsync(http, Replay(command, body.Metadata, readers.Read(decision.Sequence), readers), readers);
+                await AnswerAsync(http, Replay(command, body.Metadata, readers.ReadDecision(decision.Sequence), readers), readers);
                 return;
-            case < Outcome.FromAccountNotFound or Outcome.StorageFull:
+            case < Outcome.FromAccountNotFound or >= Outcome.StorageFull:
                 throw AtPosting(decision.Posting, Problem.From(decision.Outcome, refused.Currency));
             default:
                 Problem refusal = Refusal(decision, refused.FromAccount, refused.ToAccount, command.TransactionId, readers).With("posting", decision.Posting);
@@ -248,21 +263,22 @@ sealed partial class TransferEndpoints(Router router)
         TimeSpan timeout = Query.Timeout(http);
         long started = Environment.TickCount64;
         Partition partition = await LocateAsync(command, timeout);
-        ReadRequest<(Outcome Outcome, ulong Original, ulong Before)> find = new(state =>
-            (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before));
-        RequestStatus status = await partition.SubmitAsync(find, Query.Left(timeout, started));
-        // So far it only looked: nothing was recorded.
-        if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
-        if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
-        if (find.Result.Outcome != Outcome.Done) throw Problem.From(find.Result.Outcome, "");
-        EventReaders readers = Readers(partition);
-        if (find.Result.Before != 0)
+        (Outcome outcome, ulong sequence, ulong before) = await FindAsync(partition, command, timeout, started);
+        if (outcome == Outcome.Undecided)
         {
-            await AnswerAsync(http, Replay(command, body.Metadata, readers.Read(find.Result.Before), readers), readers);
+            await Answer.WriteInDoubtAsync(http, command.TransactionId);
             return;
         }
 
-        Original original = readers.ReadOriginal(find.Result.Original);
+        if (outcome != Outcome.Done) throw Problem.From(outcome, "");
+        EventReaders readers = Readers(partition);
+        if (before != 0)
+        {
+            await AnswerAsync(http, Replay(command, body.Metadata, readers.ReadDecision(before), readers), readers);
+            return;
+        }
+
+        Original original = readers.ReadOriginal(sequence);
         if (original.IsTransaction && body.Amount is not null)
             throw new Problem("malformed_request", $"{Answer.ToGuid(command.OriginalId)} is a transaction, which is reversed in full: leave out amount.");
         command.Details = new CommandDetails { Description = description, Metadata = metadata, Original = original };
@@ -287,10 +303,17 @@ sealed partial class TransferEndpoints(Router router)
     /// <summary>Answers a capture, a void or a reversal.</summary>
     static async Task AnswerAsync(HttpContext http, Partition partition, Command command, JsonElement? metadata, Decision decision)
     {
+        if (decision.Outcome == Outcome.Undecided)
+        {
+            await Answer.WriteInDoubtAsync(http, command.TransactionId);
+            return;
+        }
+
         EventReaders readers = Readers(partition);
-        if (decision.Outcome is not Outcome.Done and not Outcome.Duplicate and (< Outcome.FromAccountNotFound or Outcome.StorageFull))
+        if (decision.Outcome is not Outcome.Done and not Outcome.Duplicate and (< Outcome.FromAccountNotFound or >= Outcome.StorageFull))
             throw Problem.From(decision.Outcome, decision.Currency == 0 ? "" : readers.State.CurrencyCode(decision.Currency));
-        RecordedEvent recorded = readers.Read(decision.Sequence);
+        RecordedEvent recorded = readers.ReadDecision(decision.Sequence);
+        if (decision.Parts is { } parts) recorded = recorded.EndingAt(parts);
         await AnswerAsync(http, decision.Outcome == Outcome.Duplicate ? Replay(command, metadata, recorded, readers) : ToResult(recorded, isReplayed: false, readers), readers);
     }
 
@@ -309,16 +332,85 @@ sealed partial class TransferEndpoints(Router router)
         // One that its caller gave up on may still be in the partition's hands: it is not used again.
         Decision decision = request.Decisions[0];
         if (request.IsReusable) _requests.Add(request);
-        return status == RequestStatus.Answered ? decision : throw Problem.From(status, timeout);
+        if (!IsDecided(status)) throw Problem.From(status, timeout);
+        // It waited for another commit, and left nothing: that one may have to be decided first for long.
+        return decision.Outcome != Outcome.Blocked ? decision : throw Problem.From(RequestStatus.DeadlineNotStarted, timeout);
+    }
+
+    /// <summary>Whether the decisions say what became of each command, be it that it is under way between partitions.</summary>
+    static bool IsDecided(RequestStatus status) => status is RequestStatus.Answered or RequestStatus.InDoubt;
+
+    /// <summary>What a capture, void or reversal is about. What is being decided across partitions is waited for.</summary>
+    static async ValueTask<(Outcome Outcome, ulong Original, ulong Before)> FindAsync(Partition partition, Command command, TimeSpan timeout, long started)
+    {
+        while (true)
+        {
+            ReadRequest<(Outcome Outcome, ulong Original, ulong Before)> find = new((State state) =>
+                (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before));
+            TimeSpan left = Query.Left(timeout, started);
+            RequestStatus status = await partition.SubmitAsync(find, left);
+            // So far it only looked: nothing was recorded.
+            if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
+            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
+            if (find.Result.Outcome is not Outcome.Blocked and not Outcome.Undecided) return find.Result;
+            if (left < LookAgain + LookAgain) return find.Result.Outcome == Outcome.Undecided ? find.Result : throw Problem.From(RequestStatus.DeadlineNotStarted, timeout);
+            await Task.Delay(LookAgain);
+        }
+    }
+
+    static readonly TimeSpan LookAgain = TimeSpan.FromMilliseconds(10);
+
+    /// <summary>Of a dry run across partitions: what the others would say now; the refusal that comes first counts.</summary>
+    async ValueTask<Decision> AskOthersAsync(Partition home, Command command, Decision decision, TimeSpan timeout)
+    {
+        if (!decision.IsPartOnly) return decision;
+        State state = Readers(home).State;
+        ReadOnlyMemory<Posting> postings = command.Details?.Postings
+            ?? [new Posting { Account = command.Account, Counterparty = command.Counterparty, AmountDigits = command.AmountDigits, AmountScale = command.AmountScale, Currency = command.Currency }];
+        Vote lowest = new() { Outcome = decision.Outcome, Posting = decision.Posting, Posted = decision.Posted, Held = decision.Held, Incoming = decision.Incoming, Bound = decision.Bound };
+        lowest.IsAboutPayee = decision.Outcome is Outcome.ToAccountNotFound or Outcome.ToAccountClosed or Outcome.ToAccountFrozen or Outcome.ExceedsMaxBalance || (decision.Outcome == Outcome.BalanceOverflow && decision.Bound > 0);
+        foreach (Partition other in router.All)
+        {
+            if (other == home || Preparation(other) is not Preparation asked) continue;
+            ReadRequest<Vote> judge = new((PartitionCore core) => core.Judge(asked));
+            RequestStatus status = await other.SubmitAsync(judge, timeout);
+            if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
+            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
+            if (judge.Result.IsRefusal && (!lowest.IsRefusal || judge.Result.Precedes(lowest))) lowest = judge.Result;
+        }
+
+        if (!lowest.IsRefusal) return decision;
+        Decision refused = new() { Outcome = lowest.Outcome, Posting = lowest.Posting, Posted = lowest.Posted, Held = lowest.Held, Incoming = lowest.Incoming, Bound = lowest.Bound, LastSequence = decision.LastSequence };
+        (refused.Currency, refused.Amount) = Minor(postings.Span[lowest.Posting]);
+        if (command.Kind == CommandKind.Transfer) refused.Amount = decision.Amount;
+        return refused;
+
+        (uint Currency, Int128 Amount) Minor(in Posting posting)
+        {
+            state.TryCurrency(posting.Currency, out uint currency, out int decimals);
+            Amount.ToMinor(posting.AmountDigits, posting.AmountScale, decimals, out Int128 amount);
+            return (currency, amount);
+        }
+
+        Preparation? Preparation(Partition other)
+        {
+            List<PreparedPosting> touching = [];
+            for (int i = 0; i < postings.Length; i++)
+            {
+                Posting posting = postings.Span[i];
+                if ((posting.Account.IsSystem || router.Of(posting.Account) != other) && (posting.Counterparty.IsSystem || router.Of(posting.Counterparty) != other)) continue;
+                (uint currency, Int128 amount) = Minor(posting);
+                if (command.Kind == CommandKind.Transfer) amount = decision.Amount;
+                touching.Add(new PreparedPosting(posting.Account, posting.Counterparty, posting.Currency, (byte)state.Decimals(currency), amount, (ushort)i));
+            }
+
+            return touching.Count == 0 ? null : new Preparation { Coordinator = home.Number, Attempt = 0, TransactionId = command.TransactionId, Flags = EventFlags.None, Postings = [.. touching] };
+        }
     }
 
     static EventReaders Readers(Partition partition) => partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default);
 
-    Partition PartitionOf(in Command transfer) =>
-        router.Of(transfer.Account, transfer.Counterparty, transfer.TransactionId) ?? throw LiveApart(Answer.ToGuid(transfer.TransactionId).ToString());
-
-    static Problem LiveApart(string transactionId) => new(
-        "partition_unavailable", $"The accounts of {transactionId} live in different partitions, and this version does not move money between partitions yet. Nothing was recorded.");
+    Partition PartitionOf(in Command transfer) => router.Of(transfer.Account, transfer.Counterparty, transfer.TransactionId);
 
     /// <summary>The partition that a capture, void or reversal belongs in: its original's. Where no home is told, all are asked.</summary>
     async ValueTask<Partition> LocateAsync(Command command, TimeSpan timeout)
@@ -331,13 +423,15 @@ sealed partial class TransferEndpoints(Router router)
         long started = Environment.TickCount64;
         foreach (Partition partition in router.All)
         {
-            ReadRequest<(Outcome Outcome, ulong Before)> find = new(state => (StateMachine.FindOriginalOf(state, command, out _, out _, out ulong before), before));
+            ReadRequest<(Outcome Outcome, ulong Before)> find = new((State state) => (StateMachine.FindOriginalOf(state, command, out _, out _, out ulong before), before));
             RequestStatus status = await partition.SubmitAsync(find, Query.Left(timeout, started));
             if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
             // Not found, or the only one, is said only when all have answered.
             if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
             isAmbiguous |= find.Result.Outcome == Outcome.TransferAmbiguous;
-            if (find.Result.Outcome == Outcome.Done) candidates.Add((partition, find.Result.Before));
+            // What is being decided is there, too; whatever is asked waits for it in its partition.
+            if (find.Result.Outcome is Outcome.Done or Outcome.Blocked) candidates.Add((partition, find.Result.Before));
+            if (find.Result.Outcome == Outcome.Undecided) candidates.Add((partition, ulong.MaxValue));
         }
 
         if (candidates.Count == 0 && !isAmbiguous) throw Problem.From(Outcome.TransferNotFound, "");

@@ -76,7 +76,8 @@ public sealed class WalletServer : IAsyncDisposable
         try
         {
             for (int number = 0; number < folder.PartitionsCount; number++)
-                partitions.Add(Partition.Start(number, options.Disk?.Invoke(number) ?? folder.Disk(number), options.Partition, TimeProvider.System, options.Log));
+                partitions.Add(Partition.Start(number, folder.PartitionsCount, options.Disk?.Invoke(number) ?? folder.Disk(number), options.Partition, TimeProvider.System, options.Log));
+            foreach (Partition partition in partitions) partition.Connect(partitions);
             Router router = new(partitions);
             await CurrencyEndpoints.SpreadAsync(router, options.Log);
             WalletServer server = new(Build(listen, router, options.Log), folder, partitions);
@@ -141,6 +142,7 @@ public sealed class WalletServer : IAsyncDisposable
         new AccountEndpoints(router, TimeProvider.System).Map(app);
         new CurrencyEndpoints(router).Map(app);
         new EventEndpoints(router, stopping).Map(app);
+        new InDoubtEndpoints(router, TimeProvider.System).Map(app);
         OpenApi.Map(app);
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
         app.MapGet("/readyz", http => ReadyAsync(http, router, stopping));
@@ -217,10 +219,24 @@ public sealed class WalletServer : IAsyncDisposable
         if (_disposed) return;
         _disposed = true;
         await _app.StopAsync();
+        await EndCommitsAsync();
         await Task.WhenAll(Partitions.Select(partition => partition.DisposeAsync().AsTask()));
         await _app.DisposeAsync();
         _folder.Dispose();
     }
+
+    /// <summary>What is under way between partitions ends while they all still serve; what cannot is taken up again at the next start.</summary>
+    async Task EndCommitsAsync()
+    {
+        for (long deadline = Environment.TickCount64 + CommitPatienceMilliseconds; Environment.TickCount64 < deadline; await Task.Delay(10))
+        {
+            ReadRequest<int>[] reads = [.. Partitions.Select(_ => new ReadRequest<int>((PartitionCore core) => core.UndecidedCount))];
+            RequestStatus[] statuses = await Task.WhenAll(Partitions.Select((partition, number) => partition.SubmitAsync(reads[number], TimeSpan.FromMilliseconds(CommitPatienceMilliseconds)).AsTask()));
+            if (Enumerable.Range(0, reads.Length).All(number => statuses[number] != RequestStatus.Answered || reads[number].Result == 0)) return;
+        }
+    }
+
+    const int CommitPatienceMilliseconds = 2000;
 
     /// <summary>SIGTERM and Ctrl-C stop the host; nothing is written to the console, which belongs to the CLI.</summary>
     sealed class SignalLifetime(IHostApplicationLifetime lifetime) : IHostLifetime, IDisposable

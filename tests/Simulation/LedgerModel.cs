@@ -7,7 +7,8 @@ namespace Purse.Simulation;
 /// What a wallet must do, told simply: dictionaries and integers of any size, one command after the other, no events, no disk. It predicts
 /// the outcome of every command.
 /// </summary>
-public sealed class LedgerModel
+/// <param name="partitions">Across them, commands are not one step but several, each of which it predicts (LedgerModel.Attempts.cs).</param>
+public sealed partial class LedgerModel(int partitions = 1)
 {
     public static readonly string[] Currencies = ["USD", "JPY", "BHD", "GEM"];
     public static readonly int[] Decimals = [2, 0, 3, 0];
@@ -20,7 +21,7 @@ public sealed class LedgerModel
         public ModelAccount Copy() => new() { Opened = Opened, Closed = Closed, NoDebit = NoDebit, NoCredit = NoCredit, Limits = new(Limits) };
     }
 
-    sealed record ModelHold(string From, string To, string Currency, BigInteger Amount, long? ExpiresAtMicros, string End = "");
+    sealed record ModelHold(string From, string To, string Currency, BigInteger Amount, long? ExpiresAtMicros, string End = "", bool IsCapturing = false);
 
     public sealed record Movement(string From, string To, string Currency, BigInteger Amount);
 
@@ -32,34 +33,39 @@ public sealed class LedgerModel
     Dictionary<(string Home, UInt128 Id), ModelHold> _holds = [];
     Dictionary<(string Home, UInt128 Id), Moved> _moved = [];
     HashSet<string> _registered = [];
-    long _timeMicros;
+    long[] _timeMicros = new long[partitions];
 
     public Dictionary<(string Account, string Currency), BigInteger> Balances { get; private set; } = [];
 
     /// <summary>For a dry run: whatever happens to the copy did not happen.</summary>
-    public LedgerModel Copy() => new()
+    public LedgerModel Copy() => new(partitions)
     {
         _accounts = _accounts.ToDictionary(a => a.Key, a => a.Value.Copy()),
         _decided = new(_decided),
         _holds = new(_holds),
         _moved = new(_moved),
         _registered = [.. _registered],
-        _timeMicros = _timeMicros,
+        _timeMicros = [.. _timeMicros],
         Balances = new(Balances),
     };
 
     public BigInteger HeldOf(string account, string currency) =>
-        _holds.Values.Where(h => h.End.Length == 0 && h.From == account && h.Currency == currency).Aggregate(BigInteger.Zero, (sum, h) => sum + h.Amount);
+        _holds.Values.Where(h => h.End.Length == 0 && h.From == account && h.Currency == currency).Aggregate(BigInteger.Zero, (sum, h) => sum + h.Amount)
+        + ReservedOf(account, currency, static one => one.Held);
 
     /// <summary>Time passes; what is due is still held.</summary>
-    public void SetTime(long timeMicros) => _timeMicros = timeMicros;
+    public void SetTime(long timeMicros, int partition = 0) => _timeMicros[partition] = timeMicros;
 
-    public bool IsAnyDue => _holds.Values.Any(h => h.End.Length == 0 && h.ExpiresAtMicros <= _timeMicros);
+    int PartitionOf(string account) => partitions == 1 ? 0 : AccountName.Parse(account).PartitionOf(partitions);
+
+    bool IsDue(ModelHold hold) => hold is { End: "", IsCapturing: false } && hold.ExpiresAtMicros <= _timeMicros[PartitionOf(hold.From[0] == '@' ? hold.To : hold.From)];
+
+    public bool IsAnyDue(int partition = 0) => _holds.Values.Any(h => PartitionOf(h.From[0] == '@' ? h.To : h.From) == partition && IsDue(h));
 
     /// <summary>Ends a hold; false where it is not due, or has ended.</summary>
     public bool TryExpire(UInt128 id)
     {
-        foreach ((string, UInt128) key in _holds.Where(h => h.Key.Id == id && h.Value.End.Length == 0 && h.Value.ExpiresAtMicros <= _timeMicros).Select(h => h.Key).ToList())
+        foreach ((string, UInt128) key in _holds.Where(h => h.Key.Id == id && IsDue(h.Value)).Select(h => h.Key).ToList())
         {
             _holds[key] = _holds[key] with { End = "hold_expired" };
             return true;
@@ -71,9 +77,8 @@ public sealed class LedgerModel
     /// <summary>Time passes; what is due ends.</summary>
     public void AdvanceTo(long timeMicros)
     {
-        _timeMicros = timeMicros;
-        foreach ((string, UInt128) key in _holds.Where(h => h.Value.End.Length == 0 && h.Value.ExpiresAtMicros <= _timeMicros).Select(h => h.Key).ToList())
-            _holds[key] = _holds[key] with { End = "hold_expired" };
+        Array.Fill(_timeMicros, timeMicros);
+        foreach ((string, UInt128) key in _holds.Where(h => IsDue(h.Value)).Select(h => h.Key).ToList()) _holds[key] = _holds[key] with { End = "hold_expired" };
     }
 
     /// <summary>Empty where the command can go on, under the key that it gives.</summary>
@@ -186,7 +191,7 @@ public sealed class LedgerModel
         if (outcome != "done") return outcome;
         if (pending)
         {
-            _holds[key] = new ModelHold(from, to, currency, movement.Amount, expiresIn == 0 ? null : _timeMicros + expiresIn * 1_000_000L);
+            _holds[key] = new ModelHold(from, to, currency, movement.Amount, expiresIn == 0 ? null : _timeMicros[PartitionOf(key.Item1)] + expiresIn * 1_000_000L);
             return outcome;
         }
 
@@ -208,18 +213,20 @@ public sealed class LedgerModel
 
     string Judge(Movement movement)
     {
-        (string from, string to, string currency, BigInteger amount) = movement;
-        if (from[0] != '@')
-        {
-            ModelAccount payer = this[from];
-            if (!payer.Opened) return "from_account_not_found";
-            if (payer.Closed) return "from_account_closed";
-            if (payer.NoDebit) return "from_account_frozen";
-            BigInteger? min = payer.Limits.GetValueOrDefault(currency).Min;
-            if (Posted(from, currency) - HeldOf(from, currency) - amount < (min ?? 0)) return min is null ? "insufficient_funds" : "below_min_balance";
-        }
+        string outcome = JudgePayer(movement.From, movement.Currency, movement.Amount);
+        return outcome == "done" ? JudgePayee(movement.To, movement.Currency, movement.Amount) : outcome;
+    }
 
-        return JudgePayee(to, currency, amount);
+    string JudgePayer(string from, string currency, BigInteger amount)
+    {
+        if (from[0] == '@') return "done";
+        ModelAccount payer = this[from];
+        if (!payer.Opened) return "from_account_not_found";
+        if (payer.Closed) return "from_account_closed";
+        if (payer.NoDebit) return "from_account_frozen";
+        BigInteger? min = payer.Limits.GetValueOrDefault(currency).Min;
+        if (Posted(from, currency) - HeldOf(from, currency) - amount < (min ?? 0)) return min is null ? "insufficient_funds" : "below_min_balance";
+        return "done";
     }
 
     string JudgePayee(string to, string currency, BigInteger amount)
@@ -229,7 +236,7 @@ public sealed class LedgerModel
         if (!payee.Opened) return "to_account_not_found";
         if (payee.Closed) return "to_account_closed";
         if (payee.NoCredit) return "to_account_frozen";
-        return payee.Limits.GetValueOrDefault(currency).Max is BigInteger max && Posted(to, currency) + amount > max ? "exceeds_max_balance" : "done";
+        return payee.Limits.GetValueOrDefault(currency).Max is BigInteger max && Posted(to, currency) + ReservedOf(to, currency, static one => one.Incoming) + amount > max ? "exceeds_max_balance" : "done";
     }
 
     /// <summary>The id of one of the last few holds.</summary>
@@ -278,7 +285,7 @@ public sealed class LedgerModel
         ModelAccount account = this[name];
         if (!account.Opened) return "account_not_found";
         if (account.Closed) return "unchanged";
-        if (Balances.Any(b => b.Key.Account == name && b.Value != 0) || Currencies.Any(c => HeldOf(name, c) != 0)) return "balance_not_zero";
+        if (Balances.Any(b => b.Key.Account == name && b.Value != 0) || Currencies.Any(c => HeldOf(name, c) != 0 || ReservedOf(name, c, static one => one.Incoming) != 0)) return "balance_not_zero";
         account.Closed = true;
         return "done";
     }

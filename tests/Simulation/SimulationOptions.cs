@@ -11,9 +11,14 @@ public sealed record SimulationOptions
     /// <summary>Steps in which anything may be down; then all heals, and every caller must get its answer.</summary>
     public int Steps { get; init; } = 1500;
 
+    public int Partitions { get; init; } = 1;
+
     public int Clients { get; init; } = 4;
 
     public int Accounts { get; init; } = 4;
+
+    /// <summary>What each account has in the beginning, in whole units: with little, reservations decide.</summary>
+    public int Funds { get; init; } = 500;
 
     public int EventsPerBlockMax { get; init; } = 64;
 
@@ -36,6 +41,17 @@ public sealed record SimulationOptions
     public int SecondWriterRate { get; init; }
 
     public int ClockJumpRate { get; init; }
+
+    /// <summary>Of a hundred messages between partitions, how many are lost, and how many arrive more than once.</summary>
+    public int LossPercent { get; init; }
+
+    public int DoublePercent { get; init; }
+
+    /// <summary>How many messages may be on their way before the oldest is delivered first; any order before that.</summary>
+    public int DelayedMax { get; init; } = 1;
+
+    /// <summary>An operator ends a commit across partitions.</summary>
+    public int AbortRate { get; init; }
 
     public int SnapshotRate { get; init; }
 
@@ -60,8 +76,10 @@ public sealed record SimulationOptions
         {
             Seed = seed,
             Steps = 500 + random.Next(2500),
+            Partitions = random.Next(4) == 0 ? 1 : 2 + random.Next(3),
             Clients = 1 + random.Next(10),
             Accounts = 2 + random.Next(6),
+            Funds = random.Next(2) == 0 ? 500 : 60,
             EventsPerBlockMax = 1 + random.Next(random.Next(2) == 0 ? 8 : 200),
             BlocksInFlightMax = 1 + random.Next(8),
             SlowDisk = Sometimes(20),
@@ -72,6 +90,10 @@ public sealed record SimulationOptions
             DiskFullRate = Sometimes(4),
             SecondWriterRate = Sometimes(8),
             ClockJumpRate = Sometimes(20),
+            LossPercent = Sometimes(40),
+            DoublePercent = Sometimes(40),
+            DelayedMax = 1 + Sometimes(50),
+            AbortRate = Sometimes(10),
             SnapshotRate = Sometimes(30),
             HoldPercent = Sometimes(50),
             TransactionPercent = Sometimes(40),
@@ -95,6 +117,11 @@ public sealed record SimulationOptions
         if (DiskFullRate > 0) yield return this with { DiskFullRate = 0 };
         if (SecondWriterRate > 0) yield return this with { SecondWriterRate = 0 };
         if (ClockJumpRate > 0) yield return this with { ClockJumpRate = 0 };
+        if (LossPercent > 0) yield return this with { LossPercent = 0 };
+        if (DoublePercent > 0) yield return this with { DoublePercent = 0 };
+        if (DelayedMax > 1) yield return this with { DelayedMax = 1 };
+        if (AbortRate > 0) yield return this with { AbortRate = 0 };
+        if (Partitions > 1) yield return this with { Partitions = Partitions - 1 };
         if (SnapshotRate > 0) yield return this with { SnapshotRate = 0 };
         if (SlowDisk > 0) yield return this with { SlowDisk = 0 };
         if (HoldPercent > 0) yield return this with { HoldPercent = 0 };

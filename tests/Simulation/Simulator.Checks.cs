@@ -10,17 +10,17 @@ namespace Purse.Simulation;
 public sealed partial class Simulator
 {
     /// <summary>The state of a snapshot and what came after it is that of a replay from the first event; nothing that was durable is gone or another.</summary>
-    void CheckRecovered(State state)
+    void CheckRecovered(Shard shard, State state)
     {
-        StateMachine replayed = new(new State(_random.NextInt64()));
-        using JournalReader reader = new(_disk, Partition, checkMerkleRoots: true);
+        StateMachine replayed = new(new State(_random.NextInt64(), shard.Number, _options.Partitions));
+        using JournalReader reader = new(shard.Disk, shard.Number, checkMerkleRoots: true);
         while (reader.TryReadNext(out Block block))
         {
-            Partitions.Partition.Apply(block, replayed);
-            Check(!_durable.TryGetValue(reader.LastNumber, out Hash256 hash) || hash == reader.LastHash, $"block {reader.LastNumber} was durable, and is another one now");
+            Partition.Apply(block, replayed);
+            Check(!shard.Durable.TryGetValue(reader.LastNumber, out Hash256 hash) || hash == reader.LastHash, $"block {reader.LastNumber} was durable, and is another one now");
         }
 
-        Check(_durable.Count == 0 || _durable.Keys.Max() <= reader.LastNumber, "a block that was durable is gone");
+        Check(shard.Durable.Count == 0 || shard.Durable.Keys.Max() <= reader.LastNumber, "a block that was durable is gone");
         Check(Bytes(state).AsSpan().SequenceEqual(Bytes(replayed.State)), "the recovered state is not that of a replay from the first event");
         foreach (uint currency in state.CurrenciesInUse()) Check(state.CountSum(currency) == 0, $"the balances of {state.CurrencyCode(currency)} do not add up to 0");
     }
@@ -32,42 +32,77 @@ public sealed partial class Simulator
         return stream.ToArray();
     }
 
-    /// <summary>What clients were told against the journal, and the journal against the model, from the first event on.</summary>
+    readonly record struct Recorded(Event Event, long TimeMicros, byte[] Attachments)
+    {
+        public Attachment Attachment => new(Event.Attachment, Attachments, []);
+    }
+
+    /// <summary>What clients were told against the journals, and the journals against the model, from the first event on.</summary>
     void CheckEverything()
     {
-        Check(_writers.Count > 0, "after all has healed, the partition does not recover");
-        List<(Event Event, long TimeMicros, byte[] Attachments)> events = [];
-        using JournalReader reader = new(_disk, Partition, checkMerkleRoots: true);
-        LedgerModel model = new();
-        State state = _writers[^1].Core.State;
-        while (reader.TryReadNext(out Block block))
+        Check(Array.TrueForAll(_shards, shard => shard.Writers.Count > 0), "after all has healed, a partition does not recover");
+        List<Recorded>[] all = [.. _shards.Select(Read)];
+        State[] states = [.. _shards.Select(shard => shard.Writers[^1].Core.State)];
+        LedgerModel model = new(_options.Partitions);
+        Dictionary<(int Coordinator, ulong Head), List<Part>> carriedOut = CheckAgainstModel(model, all, states);
+
+        Dictionary<(string, string), (BigInteger Posted, BigInteger Held)> balances = [];
+        foreach (State state in states)
         {
-            byte[] attachments = block.Attachments.ToArray();
-            model.SetTime(block.Header.TimeMicros);
-            foreach (ref readonly Event e in block.RecordsAs<Event>())
+            for (int i = 0; i < state.BalancesCount; i++)
             {
-                events.Add((e, block.Header.TimeMicros, attachments));
-                if (e.Kind == EventKind.Expired) Check(model.TryExpire(events[(int)e.Link - 1].Event.TransactionId), $"event {events.Count} ends a hold that is not due");
-                else CheckAgainst(model, e, new Attachment(e.Attachment, attachments, []), state);
+                Balance balance = state.BalanceAt(i);
+                Check(balance.Incoming == 0, $"{state.Names[balance.Account]} was promised {balance.Incoming}, and nothing is under way");
+                (string, string) key = (state.Names[balance.Account].ToString(), state.CurrencyCode(balance.Currency));
+                (BigInteger posted, BigInteger held) = balances.GetValueOrDefault(key);
+                // A system account is what its parts add up to.
+                balances[key] = (posted + (BigInteger)balance.Posted, held + (BigInteger)balance.Held);
+            }
+
+            foreach (Attempt attempt in state.Attempts.All)
+                Check(!attempt.IsOwn && attempt.Status != AttemptStatus.Prepared, $"after all has healed, attempt {attempt.Sequence} of partition {attempt.Coordinator} is not finished in partition {state.Partition}");
+            foreach ((int peer, uint currency, Int128 posted) in state.Clearing)
+            {
+                CurrencyCode code = CurrencyCode.Parse(state.CurrencyCode(currency));
+                Int128 there = states[peer].TryCurrency(code, out uint number, out _) ? states[peer].Clearing.Where(c => c.Peer == state.Partition && c.Currency == number).Select(c => c.Posted).FirstOrDefault() : 0;
+                Check(posted + there == 0, $"nothing is in flight, and partitions {state.Partition} and {peer} differ by {posted + there} {code}");
             }
         }
 
-        for (int i = 0; i < state.BalancesCount; i++)
+        foreach (((string account, string currency), (BigInteger posted, BigInteger held)) in balances)
         {
-            Balance balance = state.BalanceAt(i);
-            string account = state.Names[balance.Account].ToString(), currency = state.CurrencyCode(balance.Currency);
-            BigInteger posted = model.Balances.GetValueOrDefault((account, currency)), held = model.HeldOf(account, currency);
-            Check(posted == (BigInteger)balance.Posted && held == (BigInteger)balance.Held, $"{account} has {balance.Posted} {currency} and {balance.Held} held; the model says {posted} and {held}");
+            (BigInteger Posted, BigInteger Held) expected = (model.Balances.GetValueOrDefault((account, currency)), model.HeldOf(account, currency));
+            Check((posted, held) == expected, $"{account} has {posted} {currency} and {held} held; the model says {expected.Posted} and {expected.Held}");
         }
 
-        foreach (Acknowledged one in _acknowledged) CheckAcknowledged(one, events);
-        foreach (ReadAnswer read in _reads) CheckRead(read, events, state);
-        foreach ((Event e, _, _) in events) Check(!_fates.TryGetValue(e.TransactionId, out Fate? fate) || fate.MayBeRecorded, $"transaction {e.TransactionId:x} was said to have left nothing behind, and is in the journal");
+        foreach (Acknowledged one in _acknowledged)
+        {
+            CheckAcknowledged(one, all[one.Partition]);
+            // What an operator ends is answered at once: nothing moved that could be seen.
+            if (one.Decision.Outcome is not Outcome.Duplicate and not Outcome.Aborted) CheckVisible(one, all[one.Partition][(int)one.Decision.Sequence - 1].Event, carriedOut);
+        }
+
+        foreach (ReadAnswer read in _reads) CheckRead(read, all[read.Partition], states[read.Partition]);
+        foreach (Recorded one in all.SelectMany(events => events))
+            Check(!_fates.TryGetValue(one.Event.TransactionId, out Fate? fate) || fate.MayBeRecorded, $"transaction {one.Event.TransactionId:x} was said to have left nothing behind, and is in the journal");
     }
 
-    void CheckAcknowledged(Acknowledged one, List<(Event Event, long TimeMicros, byte[] Attachments)> events)
+    static List<Recorded> Read(Shard shard)
     {
-        (Command command, Decision decision, ulong notBefore) = one;
+        List<Recorded> events = [];
+        using JournalReader reader = new(shard.Disk, shard.Number, checkMerkleRoots: true);
+        while (reader.TryReadNext(out Block block))
+        {
+            byte[] attachments = block.Attachments.ToArray();
+            foreach (ref readonly Event e in block.RecordsAs<Event>()) events.Add(new Recorded(e, block.Header.TimeMicros, attachments));
+        }
+
+        return events;
+    }
+
+    void CheckAcknowledged(Acknowledged one, List<Recorded> events)
+    {
+        (_, Command command, Decision decision, ulong notBefore, _) = one;
         Check(decision.LastSequence <= (ulong)events.Count, $"event {decision.LastSequence} was acknowledged, and is lost");
         Event e = events[(int)decision.Sequence - 1].Event;
         bool isRefusal = (ushort)decision.Outcome >= (ushort)Outcome.FromAccountNotFound;
@@ -83,8 +118,22 @@ public sealed partial class Simulator
         Check(isRefusal == (e.Kind == EventKind.TransferRejected) && (!isRefusal || e.Code == (ushort)decision.Outcome), $"event {decision.Sequence} is not what was acknowledged: {decision.Outcome}");
     }
 
+    /// <summary>Once it is answered, a commit across partitions is seen by whoever asks any of them.</summary>
+    void CheckVisible(Acknowledged one, in Event e, Dictionary<(int Coordinator, ulong Head), List<Part>> carriedOut)
+    {
+        if ((e.Flags & EventFlags.CrossPartition) == 0 || !carriedOut.TryGetValue((one.Partition, e.Link), out List<Part>? parts)) return;
+        foreach (Part part in parts)
+        {
+            foreach (ReadAnswer read in _reads)
+            {
+                if (read.Partition != part.Partition || read.AskedStep <= one.AnsweredStep) continue;
+                Check(read.Sequence >= part.Sequence, $"transaction {e.TransactionId:x} was answered, and a read of partition {part.Partition} at event {read.Sequence} did not see its event {part.Sequence}");
+            }
+        }
+    }
+
     /// <summary>A read shows the balance at one position, no older than what anybody was told before it was asked.</summary>
-    void CheckRead(ReadAnswer read, List<(Event Event, long TimeMicros, byte[] Attachments)> events, State state)
+    void CheckRead(ReadAnswer read, List<Recorded> events, State state)
     {
         Check(read.Sequence >= read.NotBefore, $"a read showed event {read.Sequence} after {read.NotBefore} was acknowledged");
         Check(read.Sequence <= (ulong)events.Count, $"a read showed event {read.Sequence}, which is lost");
@@ -103,7 +152,7 @@ public sealed partial class Simulator
     /// <summary>Every event is what the model says must come of its command, in the order of the journal.</summary>
     void CheckAgainst(LedgerModel model, in Event e, Attachment attachment, State state)
     {
-        Check(!model.IsAnyDue, $"{e.Kind} was decided while a hold was due");
+        Check(!model.IsAnyDue(state.Partition), $"{e.Kind} was decided while a hold was due");
         string name = e.Account == 0 ? "" : state.Names[e.Account].ToString();
         switch (e.Kind)
         {
@@ -125,8 +174,8 @@ public sealed partial class Simulator
                 return;
         }
 
-        bool isFirst = e.Kind is EventKind.Held or EventKind.Captured or EventKind.TransferRejected || (e.Kind == EventKind.Debited && e.Index == 0)
-            || (e.Kind == EventKind.Released && e.Flags == EventFlags.None);
+        bool isFirst = (e.Flags & EventFlags.CrossPartition) == 0 && (e.Kind is EventKind.Held or EventKind.Captured or EventKind.TransferRejected || (e.Kind == EventKind.Debited && e.Index == 0)
+            || (e.Kind == EventKind.Released && e.Flags == EventFlags.None));
         if (!isFirst) return;
         if (e.Kind is EventKind.Debited or EventKind.Captured) _moved++;
         Check(_sent.TryGetValue(e.TransactionId, out Command command), $"nobody sent transaction {e.TransactionId:x}");

@@ -6,7 +6,7 @@ namespace Purse.Simulation;
 /// <summary>What clients ask, and what they make of the answers: nobody gives up on a command before it is answered for good.</summary>
 public sealed partial class Simulator
 {
-    void Ask(Client client, Writer writer)
+    void Ask(Client client)
     {
         if (client.Request is not null)
         {
@@ -15,15 +15,14 @@ public sealed partial class Simulator
             return;
         }
 
-        client.Asked = writer;
-        client.NotBefore = _acknowledgedSequence;
         if (client.Command is null && _random.Next(100) < _options.ReadPercent)
         {
-            if (_isHealed) return;
             AccountName account = Account(_random.Next(_options.Accounts + 1) is > 0 and int n ? n - 1 : -1);
-            writer.Core.State.TryCurrency(CurrencyCode.Parse(LedgerModel.Currencies[_random.Next(2)]), out uint currency, out _);
+            CurrencyCode code = CurrencyCode.Parse(LedgerModel.Currencies[_random.Next(2)]);
+            if (_isHealed || !TryTurnTo(client, account.IsSystem ? _shards[_random.Next(_shards.Length)] : _shards[account.PartitionOf(_shards.Length)])) return;
+            client.Asked!.Core.State.TryCurrency(code, out uint currency, out _);
             client.Read = (account, currency);
-            Submit(client, new ReadRequest<Balance>(state => state.Balance(state.Names.Find(account), currency)));
+            Submit(client, new ReadRequest<Balance>((State state) => state.Balance(state.Names.Find(account), currency)));
             return;
         }
 
@@ -33,11 +32,12 @@ public sealed partial class Simulator
             client.Command = _ids.Count > 0 && _random.Next(100) < _options.RepeatPercent ? _sent[_ids[_random.Next(_ids.Count)]] : NewCommand();
         }
 
+        if (!TryTurnTo(client, _shards[PartitionOf(client.Command.Value)])) return;
         Command command = client.Command.Value;
         if (command.Kind == CommandKind.Reverse && command.Details is null)
         {
             client.IsLookingUp = true;
-            Submit(client, new ReadRequest<(Outcome Outcome, ulong Original, ulong Before)>(state =>
+            Submit(client, new ReadRequest<(Outcome Outcome, ulong Original, ulong Before)>((State state) =>
                 (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before)));
             return;
         }
@@ -46,6 +46,22 @@ public sealed partial class Simulator
         request.Commands[0] = command;
         if (_fates.TryGetValue(command.TransactionId, out Fate? fate)) fate.AttemptsInFlight++;
         Submit(client, request);
+    }
+
+    /// <summary>False where nobody is there.</summary>
+    bool TryTurnTo(Client client, Shard shard)
+    {
+        client.Asked = PickWriter(shard);
+        (client.NotBefore, client.AskedStep) = (shard.AcknowledgedSequence, _step);
+        return client.Asked is not null;
+    }
+
+    /// <summary>As the router does: where the id's home is.</summary>
+    int PartitionOf(in Command command)
+    {
+        if (command.Kind is CommandKind.Capture or CommandKind.Void or CommandKind.Reverse) return PartitionOf(_sent[command.OriginalId]);
+        (AccountName payer, AccountName payee) = command.Details?.Postings is [var first, ..] ? (first.Account, first.Counterparty) : (command.Account, command.Counterparty);
+        return (payer.IsSystem ? payee : payer).PartitionOf(_shards.Length);
     }
 
     void Submit(Client client, Request request)
@@ -168,9 +184,9 @@ public sealed partial class Simulator
                 client.Read = null;
                 if (status == RequestStatus.Answered && request is ReadRequest<Balance> read)
                 {
-                    _reads.Add(new ReadAnswer(account, currency, read.Result.Posted, read.Result.Held, read.Sequence, client.NotBefore));
+                    _reads.Add(new ReadAnswer(asked.Shard.Number, account, currency, read.Result.Posted, read.Result.Held, read.Sequence, client.NotBefore, client.AskedStep));
                     // Whoever asks after this answer sees no less.
-                    _acknowledgedSequence = Math.Max(_acknowledgedSequence, read.Sequence);
+                    asked.Shard.AcknowledgedSequence = Math.Max(asked.Shard.AcknowledgedSequence, read.Sequence);
                 }
             }
             else if (client.IsLookingUp)
@@ -180,7 +196,7 @@ public sealed partial class Simulator
             }
             else
             {
-                OnDecided(client, (CommandRequest)request, status);
+                OnDecided(client, (CommandRequest)request, asked, status);
             }
         }
     }
@@ -201,13 +217,13 @@ public sealed partial class Simulator
             command.Details = new CommandDetails { Original = original };
             client.Command = command;
         }
-        else
+        else if (found.Outcome is not Outcome.Blocked and not Outcome.Undecided)
         {
             client.Command = null;
         }
     }
 
-    void OnDecided(Client client, CommandRequest request, RequestStatus status)
+    void OnDecided(Client client, CommandRequest request, Writer asked, RequestStatus status)
     {
         Command command = client.Command!.Value;
         Fate? fate = _fates.GetValueOrDefault(command.TransactionId);
@@ -222,13 +238,15 @@ public sealed partial class Simulator
         Decision decision = request.Decisions[0];
         if (decision.Outcome == Outcome.Duplicate)
             Check(fate is { MayBeRecorded: true } or { AttemptsInFlight: > 0 }, $"transaction {command.TransactionId:x} was said to have left nothing behind, and is a duplicate now");
-        if (decision.Outcome == Outcome.StorageFull) return;
+        if (decision.Outcome is Outcome.StorageFull or Outcome.Overloaded) return;
         client.Command = null;
         // What was read from a journal is told to that command only: another attempt looks again.
         if (command.Kind == CommandKind.Reverse) command.Details = null;
         if (decision.Sequence == 0) return;
         if (fate is not null) fate.MayBeRecorded = true;
-        _acknowledged.Add(new Acknowledged(command, decision, client.NotBefore));
-        _acknowledgedSequence = Math.Max(_acknowledgedSequence, decision.LastSequence);
+        _acknowledged.Add(new Acknowledged(asked.Shard.Number, command, decision, client.NotBefore, _step));
+        // Every side shows it from now on.
+        foreach (Part part in decision.Parts ?? [new Part(asked.Shard.Number, decision.LastSequence)])
+            _shards[part.Partition].AcknowledgedSequence = Math.Max(_shards[part.Partition].AcknowledgedSequence, part.Sequence);
     }
 }

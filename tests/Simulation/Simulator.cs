@@ -5,7 +5,9 @@ using Purse.Partitions;
 namespace Purse.Simulation;
 
 /// <summary>What a run came to.</summary>
-public sealed record SimulationResult(int Steps, long SimulatedMicros, int Answered, int Lives, int Faults, ulong Events, int Moved);
+/// <param name="Moved">Commands that moved money, of which so many across partitions.</param>
+/// <param name="Messages">Between partitions, those that were lost included.</param>
+public sealed record SimulationResult(int Steps, long SimulatedMicros, int Answered, int Lives, int Faults, ulong Events, int Moved, int MovedAcross, int Messages);
 
 /// <summary>A promise was broken.</summary>
 public sealed class SimulationFailedException(SimulationOptions options, int step, string message, Exception? inner = null)
@@ -17,21 +19,25 @@ public sealed class SimulationFailedException(SimulationOptions options, int ste
 }
 
 /// <summary>
-/// The real ledger, partition core and journal in one thread, under one seed: disk, clock, clients and the order of everything are
-/// simulated, and go wrong. While anything may be down (safety), and after all has healed (liveness), what clients were told is held against
+/// The real ledger, partition cores, two-phase commit and journals in one thread, under one seed: disks, network, clocks, clients and the order of
+/// everything are simulated, and go wrong. While anything may be down (safety), and after all has healed (liveness), what clients were told is held against
 /// the journal, and the journal against a model that knows nothing of events.
 /// </summary>
 public sealed partial class Simulator
 {
-    const int Partition = 0;
-
     // Small, so that runs cross from segment to segment.
     static readonly JournalOptions Journal = new() { SegmentSizeBytes = 512 * 1024, ReserveBytes = 64 * 1024 };
 
     readonly SimulationOptions _options;
     readonly Random _random;
     readonly List<Client> _clients = [];
-    readonly List<Writer> _writers = [];
+    readonly Shard[] _shards;
+
+    /// <summary>Messages between partitions that are on their way.</summary>
+    readonly List<Message> _network = [];
+
+    /// <summary>Ids whose commit an operator wanted to end.</summary>
+    readonly HashSet<UInt128> _aborted = [];
 
     /// <summary>Every command ever sent, by its id; none is sent with another meaning.</summary>
     readonly Dictionary<UInt128, Command> _sent = [];
@@ -44,9 +50,6 @@ public sealed partial class Simulator
     readonly List<Acknowledged> _acknowledged = [];
     readonly List<ReadAnswer> _reads = [];
 
-    /// <summary>Hashes of blocks that a flush made durable, by number.</summary>
-    readonly Dictionary<ulong, Hash256> _durable = [];
-    FaultyDisk _disk = new();
     long _nowMicros = 1_700_000_000_000_000;
     long _startMicros;
     int _step;
@@ -54,16 +57,38 @@ public sealed partial class Simulator
     int _lives;
     int _faults;
     int _moved;
+    int _movedAcross;
+    int _messages;
     bool _isHealed;
-    ulong _acknowledgedSequence;
 
-    sealed record Acknowledged(Command Command, Decision Decision, ulong NotBefore);
+    sealed record Acknowledged(int Partition, Command Command, Decision Decision, ulong NotBefore, int AnsweredStep);
 
-    sealed record ReadAnswer(AccountName Account, uint Currency, Int128 Posted, Int128 Held, ulong Sequence, ulong NotBefore);
+    sealed record ReadAnswer(int Partition, AccountName Account, uint Currency, Int128 Posted, Int128 Held, ulong Sequence, ulong NotBefore, int AskedStep);
 
-    /// <summary>One life of the partition's host; several at once where one does not know that it was deposed.</summary>
-    sealed class Writer(Recovered recovered, PartitionCore core, EventReaders readers, SimulationOptions options)
+    /// <summary>One partition: its disk, and whoever believes to be its writer.</summary>
+    sealed class Shard(int number)
     {
+        public int Number => number;
+
+        public FaultyDisk Disk { get; set; } = new();
+
+        public List<Writer> Writers { get; } = [];
+
+        /// <summary>How far its clock is from the others'.</summary>
+        public long ClockMicros { get; set; }
+
+        /// <summary>Hashes of blocks that a flush made durable, by number.</summary>
+        public Dictionary<ulong, Hash256> Durable { get; } = [];
+
+        /// <summary>What anybody was told of.</summary>
+        public ulong AcknowledgedSequence { get; set; }
+    }
+
+    /// <summary>One life of a partition's host; several at once where one does not know that it was deposed.</summary>
+    sealed class Writer(Shard shard, Recovered recovered, PartitionCore core, EventReaders readers, SimulationOptions options)
+    {
+        public Shard Shard => shard;
+
         public FileJournal Journal { get; } = recovered.Journal;
 
         public PartitionCore Core { get; } = core;
@@ -94,6 +119,7 @@ public sealed partial class Simulator
         public ValueTask<RequestStatus> Answer;
         public Writer? Asked;
         public ulong NotBefore;
+        public int AskedStep;
 
         /// <summary>Sent and not yet answered for good.</summary>
         public Command? Command;
@@ -113,6 +139,7 @@ public sealed partial class Simulator
         _trace = trace;
         _random = new Random(options.Seed);
         _startMicros = _nowMicros;
+        _shards = [.. Enumerable.Range(0, options.Partitions).Select(number => new Shard(number))];
         for (int i = 0; i < options.Clients; i++) _clients.Add(new Client());
         for (int i = 0; i < options.Accounts; i++)
         {
@@ -125,7 +152,7 @@ public sealed partial class Simulator
                     Kind = CommandKind.Transfer,
                     Account = Account(-1),
                     Counterparty = Account(i),
-                    AmountDigits = 500,
+                    AmountDigits = options.Funds,
                     Currency = CurrencyCode.Parse(LedgerModel.Currencies[currency]),
                 });
             }
@@ -175,7 +202,7 @@ public sealed partial class Simulator
 
     SimulationResult Run()
     {
-        TakeOver();
+        foreach (Shard shard in _shards) TakeOver(shard);
         for (; _step < _options.Steps; _step++)
         {
             _nowMicros += _random.Next(20_000);
@@ -184,21 +211,30 @@ public sealed partial class Simulator
         }
 
         Heal();
-        for (int limit = _step + 20_000; _clients.Exists(c => c.Command is not null || c.Request is not null); _step++)
+        for (int limit = _step + 40_000; !IsQuiet(); _step++)
         {
-            if (_step == limit) throw Broken("after all has healed, a caller still waits for its answer");
+            if (_step == limit) throw Broken(_clients.Exists(c => c.Command is not null || c.Request is not null) ? "after all has healed, a caller still waits for its answer" : "after all has healed, a commit across partitions does not end");
             _nowMicros += _random.Next(20_000);
             Act();
             ReadAnswers();
         }
 
-        Crash(powerCut: true);
-        TakeOver();
+        foreach (Shard shard in _shards)
+        {
+            Crash(shard, powerCut: true);
+            TakeOver(shard);
+        }
+
         CheckEverything();
-        return new SimulationResult(_step, _nowMicros - _startMicros, _answered, _lives, _faults, _writers[^1].Core.State.LastSequence, _moved);
+        return new SimulationResult(
+            _step, _nowMicros - _startMicros, _answered, _lives, _faults, (ulong)_shards.Sum(shard => (long)shard.Writers[^1].Core.State.LastSequence), _moved, _movedAcross, _messages);
     }
 
-    void Trace(string what) => _trace?.Invoke($"{_step,6} {what}");
+    /// <summary>Everybody was answered, and nothing is under way.</summary>
+    bool IsQuiet() => !_clients.Exists(c => c.Command is not null || c.Request is not null)
+        && Array.TrueForAll(_shards, shard => shard.Writers is [.., { Core: { UndecidedCount: 0 } core }] && core.FlushedSequence == core.AppendedSequence && !core.HasWork(0));
+
+    void Trace(Shard shard, string what) => _trace?.Invoke($"{_step,6} {(_shards.Length == 1 ? "" : $"partition {shard.Number}: ")}{what}");
 
     SimulationFailedException Broken(string what) => new(_options, _step, what);
 
@@ -211,50 +247,70 @@ public sealed partial class Simulator
 
     bool TryFault()
     {
-        if (Happens(_options.KillRate)) Crash(powerCut: false);
-        else if (Happens(_options.PowerCutRate)) Crash(powerCut: true);
+        Shard shard = _shards[_random.Next(_shards.Length)];
+        FaultyDisk disk = shard.Disk;
+        if (Happens(_options.KillRate)) Crash(powerCut: false, shard);
+        else if (Happens(_options.PowerCutRate)) Crash(powerCut: true, shard);
         else if (Happens(_options.FailWriteRate))
         {
-            (_disk.FailWriteIn, _disk.FailingWriteIsTorn) = (1 + _random.Next(4), _random.Next(2) == 0);
-            Trace($"the disk will fail write {_disk.FailWriteIn} from now{(_disk.FailingWriteIsTorn ? ", and tear it" : "")}");
+            (disk.FailWriteIn, disk.FailingWriteIsTorn) = (1 + _random.Next(4), _random.Next(2) == 0);
+            Trace(shard, $"the disk will fail write {disk.FailWriteIn} from now{(disk.FailingWriteIsTorn ? ", and tear it" : "")}");
         }
         else if (Happens(_options.FailFlushRate))
         {
-            _disk.FailFlushIn = 1 + _random.Next(4);
-            Trace($"the disk will fail flush {_disk.FailFlushIn} from now");
+            disk.FailFlushIn = 1 + _random.Next(4);
+            Trace(shard, $"the disk will fail flush {disk.FailFlushIn} from now");
         }
         else if (Happens(_options.DiskFullRate))
         {
-            _disk.CapacityBytes = _disk.CapacityBytes == long.MaxValue ? _disk.UsedBytes + _random.Next(100_000) : long.MaxValue;
-            Trace(_disk.CapacityBytes == long.MaxValue ? "the disk has room again" : "the disk is full");
+            disk.CapacityBytes = disk.CapacityBytes == long.MaxValue ? disk.UsedBytes + _random.Next(100_000) : long.MaxValue;
+            Trace(shard, disk.CapacityBytes == long.MaxValue ? "the disk has room again" : "the disk is full");
         }
         else if (Happens(_options.SecondWriterRate))
         {
             // What a take-over writes first may be what fails.
-            if (_options.FailWriteRate > 0 && _random.Next(2) == 0) (_disk.FailWriteIn, _disk.FailingWriteIsTorn) = (1 + _random.Next(3), _random.Next(3) > 0);
-            TakeOver();
+            if (_options.FailWriteRate > 0 && _random.Next(2) == 0) (disk.FailWriteIn, disk.FailingWriteIsTorn) = (1 + _random.Next(3), _random.Next(3) > 0);
+            TakeOver(shard);
         }
-        else if (Happens(_options.ClockJumpRate)) _nowMicros += _random.NextInt64(-3_000_000, 10_000_000);
+        else if (Happens(_options.ClockJumpRate)) shard.ClockMicros += _random.NextInt64(-3_000_000, 10_000_000);
+        else if (Happens(_options.AbortRate)) AbortSome(shard);
         else return false;
         _faults++;
         return true;
     }
 
-    /// <summary>The machine or the process is gone, with all that it had in memory.</summary>
-    void Crash(bool powerCut)
+    /// <summary>One partition, or now and then the whole machine.</summary>
+    void Crash(bool powerCut, Shard shard)
     {
-        Trace(powerCut ? "the power is cut" : "the process is killed");
-        foreach (Writer writer in _writers.ToList()) Forget(writer);
-        long capacity = _disk.CapacityBytes;
-        _disk = powerCut ? _disk.AfterPowerCut(_random.Next()) : _disk.Copy();
-        _disk.CapacityBytes = capacity;
+        foreach (Shard one in _random.Next(4) == 0 ? _shards : [shard]) Crash(one, powerCut);
+    }
+
+    /// <summary>The partition's process is gone with all that it had in memory, or its machine with what was not on disk.</summary>
+    void Crash(Shard shard, bool powerCut)
+    {
+        Trace(shard, powerCut ? "the power is cut" : "the process is killed");
+        foreach (Writer writer in shard.Writers.ToList()) Forget(writer);
+        long capacity = shard.Disk.CapacityBytes;
+        shard.Disk = powerCut ? shard.Disk.AfterPowerCut(_random.Next()) : shard.Disk.Copy();
+        shard.Disk.CapacityBytes = capacity;
+    }
+
+    void AbortSome(Shard shard)
+    {
+        if (shard.Writers is not [.., Writer writer] || writer.Core.ListInDoubt(10).FindAll(one => one.Coordinator == shard.Number) is not { Count: > 0 } found) return;
+        PartitionCore.InDoubt one = found[_random.Next(found.Count)];
+        Trace(shard, $"an operator ends attempt {one.Head}, transaction {one.TransactionId:x}");
+        _aborted.Add(one.TransactionId);
+        AbortRequest request = new(one.Head, "simulation");
+        _ = request.Begin(Timeout.InfiniteTimeSpan);
+        if (writer.Queue.TryAdd(request) is RequestStatus refused) request.Complete(refused);
     }
 
     /// <summary>Whoever waits for it hears nothing.</summary>
     void Forget(Writer writer)
     {
         writer.IsStopped = true;
-        _writers.Remove(writer);
+        writer.Shard.Writers.Remove(writer);
         foreach (Client client in _clients.Where(c => c.Asked == writer)) GiveUp(client);
     }
 
@@ -272,57 +328,70 @@ public sealed partial class Simulator
     void Heal()
     {
         _isHealed = true;
-        (_disk.FailWriteIn, _disk.FailFlushIn, _disk.CapacityBytes) = (0, 0, long.MaxValue);
+        foreach (Shard shard in _shards) (shard.Disk.FailWriteIn, shard.Disk.FailFlushIn, shard.Disk.CapacityBytes) = (0, 0, long.MaxValue);
     }
 
     /// <summary>Recovers from what is on the disk, as the server does. Another writer may still believe that it is the one.</summary>
-    void TakeOver()
+    void TakeOver(Shard shard)
     {
         Recovered recovered;
         try
         {
-            recovered = Partitions.Partition.Recover(_disk, Partition, Journal, _random.NextInt64(), static _ => { });
+            recovered = Partition.Recover(shard.Disk, shard.Number, _options.Partitions, Journal, _random.NextInt64(), static _ => { });
         }
         catch (IOException e) when (e is not JournalDamagedException)
         {
             // The disk is still full, or fails: tried again later.
-            Trace($"a take-over failed: {e.Message}");
+            Trace(shard, $"a take-over failed: {e.Message}");
             return;
         }
 
-        Trace($"epoch {recovered.Journal.Epoch} takes over at event {recovered.Machine.State.LastSequence}, block {recovered.Journal.LastNumber}{(recovered.Journal.TornTail is { } torn ? $", and cuts {torn}" : "")}");
+        Trace(shard, $"epoch {recovered.Journal.Epoch} takes over at event {recovered.Machine.State.LastSequence}, block {recovered.Journal.LastNumber}{(recovered.Journal.TornTail is { } torn ? $", and cuts {torn}" : "")}");
 
         _lives++;
         StateMachine machine = recovered.Machine;
-        CheckRecovered(machine.State);
+        CheckRecovered(shard, machine.State);
         // What was found was made durable, and marked so.
-        _durable[recovered.Journal.LastNumber] = recovered.Journal.LastHash;
-        _writers.Add(new Writer(recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros), new EventReaders(_disk, Partition, recovered.Journal, machine.State), _options));
+        shard.Durable[recovered.Journal.LastNumber] = recovered.Journal.LastHash;
+        shard.Writers.Add(new Writer(
+            shard, recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros), new EventReaders(shard.Disk, shard.Number, recovered.Journal, machine.State), _options));
     }
+
+    long NowMicros(Shard shard) => _nowMicros + shard.ClockMicros;
 
     void Act()
     {
-        if (_writers.Count == 0)
+        if (_network.Count > 0 && _random.Next(3) == 0)
         {
-            TakeOver();
+            Deliver();
             return;
         }
 
-        Writer writer = _writers[_random.Next(4) == 0 ? _random.Next(_writers.Count) : ^1];
+        int action = _random.Next(8 + (_isHealed ? 0 : _options.SlowDisk));
+        if (action <= 2)
+        {
+            Ask(_clients[_random.Next(_clients.Count)]);
+            return;
+        }
+
+        Shard shard = _shards[_random.Next(_shards.Length)];
+        if (PickWriter(shard) is not Writer writer)
+        {
+            TakeOver(shard);
+            return;
+        }
+
         try
         {
-            switch (_random.Next(8 + (_isHealed ? 0 : _options.SlowDisk)))
+            switch (action)
             {
-                case 0 or 1 or 2:
-                    Ask(_clients[_random.Next(_clients.Count)], writer);
-                    break;
                 case 3:
                     Append(writer);
                     break;
                 case 4:
-                    Trace($"epoch {writer.Journal.Epoch} flushes up to block {writer.Journal.LastNumber}");
+                    Trace(shard, $"epoch {writer.Journal.Epoch} flushes up to block {writer.Journal.LastNumber}");
                     writer.Journal.Flush();
-                    _durable[writer.Journal.LastNumber] = writer.Journal.LastHash;
+                    shard.Durable[writer.Journal.LastNumber] = writer.Journal.LastHash;
                     break;
                 case 5:
                     Answer(writer);
@@ -335,18 +404,49 @@ public sealed partial class Simulator
                     break;
             }
         }
-        catch (IOException e) when (e is not JournalDamagedException)
+        catch (Exception e) when ((e is IOException and not JournalDamagedException) || (e is InvariantBrokenException && IsDeposed(writer)))
         {
-            Trace($"epoch {writer.Journal.Epoch} stops: {e.Message}");
+            Trace(shard, $"epoch {writer.Journal.Epoch} stops: {e.Message}");
             Stop(writer);
         }
     }
 
+    /// <summary>What is said to its successor makes no sense to one that was deposed.</summary>
+    static bool IsDeposed(Writer writer)
+    {
+        try
+        {
+            writer.Journal.ConfirmEpoch();
+            return false;
+        }
+        catch (IOException)
+        {
+            return true;
+        }
+    }
+
+    /// <summary>Mostly the one that took over last.</summary>
+    Writer? PickWriter(Shard shard) => shard.Writers.Count == 0 ? null : shard.Writers[_random.Next(4) == 0 ? _random.Next(shard.Writers.Count) : ^1];
+
+    /// <summary>One message arrives, or is lost, and may arrive again; in any order, but not for ever late.</summary>
+    void Deliver()
+    {
+        int index = _network.Count > _options.DelayedMax ? 0 : _random.Next(_network.Count);
+        Message message = _network[index];
+        bool isLost = !_isHealed && _random.Next(100) < _options.LossPercent, isDoubled = !_isHealed && _random.Next(100) < _options.DoublePercent;
+        if (!isDoubled || isLost) _network.RemoveAt(index);
+        if (isLost) return;
+        if (PickWriter(_shards[message.To]) is not Writer writer) return;
+        Trace(writer.Shard, $"epoch {writer.Journal.Epoch} hears {message.Kind} of attempt {message.Attempt} from {message.From}{(message.Kind == MessageKind.Decision ? message.IsCommit ? ", commit" : ", abort" : "")}{(message.Vote.IsRefusal ? $", {message.Vote.Outcome}" : "")}");
+        writer.Core.Receive(message);
+    }
+
     void Fill(Writer writer)
     {
-        bool isDue = writer.Core.State.Holds.FirstDue(_nowMicros) >= 0 && writer.Journal.HasReserve;
+        long now = NowMicros(writer.Shard);
+        bool isDue = writer.Core.HasWork(now) && writer.Journal.HasReserve;
         if ((writer.Queue.IsEmpty && !isDue) || !writer.Free.TryPop(out EventBatch? batch)) return;
-        writer.Core.Fill(batch, _nowMicros, writer.Queue, writer.Journal.HasRoom, writer.Journal.HasReserve);
+        writer.Core.Fill(batch, now, writer.Queue, writer.Journal.HasRoom, writer.Journal.HasReserve);
         if (batch.Count == 0) writer.Free.Push(batch);
         else writer.Sealed.Enqueue(batch);
     }
@@ -354,19 +454,25 @@ public sealed partial class Simulator
     void Append(Writer writer)
     {
         if (!writer.Sealed.TryDequeue(out EventBatch? batch)) return;
-        Trace($"epoch {writer.Journal.Epoch} appends block {writer.Journal.LastNumber + 1}, events {batch.FirstSequence} to {batch.NextSequence - 1}");
+        Trace(writer.Shard, $"epoch {writer.Journal.Epoch} appends block {writer.Journal.LastNumber + 1}, events {batch.FirstSequence} to {batch.NextSequence - 1}");
         writer.Journal.Append(writer.Journal.Epoch, batch.FirstSequence, batch.TimeMicros, batch.Count, Event.SizeBytes, batch.EventBytes, batch.Attachments, batch.Erasable);
         writer.Free.Push(batch);
     }
 
-    static void Answer(Writer writer) => Partitions.Partition.Answer(writer.Core, writer.Journal, writer.Journal.FlushedSequence);
+    void Answer(Writer writer)
+    {
+        Partition.Answer(writer.Core, writer.Journal, writer.Journal.FlushedSequence);
+        _messages += writer.Core.Outgoing.Count;
+        _network.AddRange(writer.Core.Outgoing);
+        writer.Core.Outgoing.Clear();
+    }
 
     /// <summary>What an idle writer does beside: marks, room ahead, snapshots.</summary>
     void Tend(Writer writer)
     {
         if (writer.Journal.WantsMark && writer.Sealed.Count == 0)
         {
-            Trace($"epoch {writer.Journal.Epoch} appends block {writer.Journal.LastNumber + 1}, a mark");
+            Trace(writer.Shard, $"epoch {writer.Journal.Epoch} appends block {writer.Journal.LastNumber + 1}, a mark");
             writer.Journal.AppendMark();
         }
 
@@ -374,12 +480,12 @@ public sealed partial class Simulator
         if (!Happens(_options.SnapshotRate * 10)) return;
         try
         {
-            Partitions.Partition.SnapshotBeside(_disk, Partition, writer.Journal, writer.Readers, _random.NextInt64(), static _ => { });
+            Partition.SnapshotBeside(writer.Shard.Disk, writer.Shard.Number, _options.Partitions, writer.Journal, writer.Readers, _random.NextInt64(), static _ => { });
         }
         catch (IOException e) when (e is not JournalDamagedException)
         {
             // The next one is tried later.
-            Trace($"no snapshot was made: {e.Message}");
+            Trace(writer.Shard, $"no snapshot was made: {e.Message}");
         }
     }
 
@@ -387,7 +493,7 @@ public sealed partial class Simulator
     void Stop(Writer writer)
     {
         writer.IsStopped = true;
-        _writers.Remove(writer);
+        writer.Shard.Writers.Remove(writer);
         writer.Core.Abandon();
         while (writer.Queue.TryPeek(out Request request))
         {

@@ -35,13 +35,14 @@ public sealed class TableTests
     public void The_tables_reach_every_outcome_that_this_version_decides()
     {
         string all = string.Concat(Directory.GetFiles(Folder, "*.txt").Select(File.ReadAllText));
-        string[] later =
+        // Said by the partition, or of commits across partitions, which the simulator meets.
+        string[] elsewhere =
         [
-            nameof(Outcome.StorageFull),
+            nameof(Outcome.StorageFull), nameof(Outcome.Overloaded), nameof(Outcome.Undecided), nameof(Outcome.Prepared), nameof(Outcome.Blocked), nameof(Outcome.Aborted),
         ];
         foreach (Outcome outcome in Enum.GetValues<Outcome>())
         {
-            if (!later.Contains(outcome.ToString())) Assert.Contains($"-> {EventJson.OutcomeCode(outcome)}", all, StringComparison.Ordinal);
+            if (!elsewhere.Contains(outcome.ToString())) Assert.Contains($"-> {EventJson.OutcomeCode(outcome)}", all, StringComparison.Ordinal);
         }
     }
 

@@ -21,7 +21,7 @@ public sealed class PartitionTests
 
     readonly ConcurrentQueue<string> _log = new();
 
-    Partition Start(FaultyDisk disk, PartitionOptions? options = null) => Partition.Start(0, disk, options ?? Options, TimeProvider.System, _log.Enqueue);
+    Partition Start(FaultyDisk disk, PartitionOptions? options = null) => Partition.Start(0, 1, disk, options ?? Options, TimeProvider.System, _log.Enqueue);
 
     static async Task<(RequestStatus Status, Decision Decision)> ExecuteAsync(Partition partition, Command command, TimeSpan? timeout = null)
     {
@@ -325,7 +325,7 @@ public sealed class PartitionTests
         await using Partition partition = Start(disk);
         await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
         long future = (DateTimeOffset.UtcNow.AddSeconds(2) - DateTimeOffset.UnixEpoch).Ticks / 10;
-        await partition.SubmitAsync(new ReadRequest<int>(_ => 0) { AsOfMicros = future }, Patience);
+        await partition.SubmitAsync(new ReadRequest<int>((State _) => 0) { AsOfMicros = future }, Patience);
         (_, Decision decision) = await ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
         Assert.True(decision.TimeMicros > future);
     }

@@ -4,6 +4,7 @@ using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
+using Purse.Ledger;
 using Purse.Server;
 using Purse.Simulation;
 using Purse.Tests.Journal;
@@ -128,6 +129,7 @@ public sealed partial class ContractTests
         Response early = await server.GetAsync("/v1/events?after=0:999999");
         early.IsProblem(400, "time_in_future");
         await MeetTheRestAsync(server, codes);
+        await CommitAcrossAsync(server, codes);
 
         (HashSet<string> pageCodes, _) = PageCodes();
         // A server's own failure has no cause that a test could name: it would be mended.
@@ -153,8 +155,7 @@ public sealed partial class ContractTests
             foreach (JsonProperty member in schema.Value.GetProperty("properties").EnumerateObject())
             {
                 string name = $"{schema.Name}.{member.Name}";
-                // Nothing is promised to a balance before there is more than one partition.
-                if (!server.Contract.Members.Contains(name) && member.Name != "incoming") missing.Add(name);
+                if (!server.Contract.Members.Contains(name)) missing.Add(name);
             }
         }
 
@@ -283,5 +284,60 @@ public sealed partial class ContractTests
 
         await busy.Server.Partitions[0].DisposeAsync();
         Assert.Equal("503 shutting_down", Show(await busy.TransferAsync("@world", "alice", "1.00"), codes));
+    }
+
+    /// <summary>What there is only between partitions: one of two hears nothing for a while, and everything between them is in doubt.</summary>
+    static async Task CommitAcrossAsync(TestServer server, HashSet<string> codes)
+    {
+        FaultyDisk[] disks = [new(), new()];
+        await using TestServer two = await TestServer.StartAsync(diskOf: number => disks[number], partitionsCount: 2);
+        string[] names = [.. Enumerable.Range(0, 2).Select(partition => Enumerable.Range(0, 100).Select(i => $"a{i}").First(name => AccountName.Parse(name).PartitionOf(2) == partition))];
+        foreach (string name in names) await two.OpenAsync(name);
+        Guid hold = Guid.NewGuid(), moved = Guid.NewGuid();
+        await two.TransferAsync(names[0], names[1], "10.00", id: hold, more: ",\"pending\":true");
+        await two.TransferAsync(names[0], names[1], "10.00", id: moved);
+        await two.TransferAsync(names[1], names[0], "10.00", id: moved);
+
+        disks[1].FlushGate.Reset();
+        (string Path, string Body)[] asked =
+        [
+            ("/v1/wallet/balance_transfer", Transfer(Guid.NewGuid().ToString(), names[0], names[1], "1.00", "USD", "")),
+            ("/v1/wallet/transactions", $$"""{"transaction_id":"{{Guid.NewGuid()}}","postings":[{"from_account":"{{names[0]}}","to_account":"{{names[1]}}","amount":"1","currency":"USD"}]}"""),
+            ($"/v1/wallet/transfers/{hold}/capture?account={names[0]}", $$"""{"transaction_id":"{{Guid.NewGuid()}}"}"""),
+            ($"/v1/wallet/transfers/{moved}/reverse?account={names[0]}", $$"""{"transaction_id":"{{Guid.NewGuid()}}"}"""),
+        ];
+        async Task<Response> AskAsync(string path, string body) => await two.SendAsync(HttpMethod.Post, path, body, ("X-Request-Timeout-Ms", "300"));
+        foreach ((string path, string body) in asked) Assert.Equal("202 in_doubt", Show(await AskAsync(path, body), codes));
+        // Among many, each says for itself.
+        string many = $$"""{"transfers":[{{asked[0].Body}},{{Transfer(Guid.NewGuid().ToString(), "@world", names[0], "1.00", "USD", "")}}]}""";
+        Response mixed = await AskAsync("/v1/wallet/transfers", many);
+        Assert.Equal(["in_doubt", "completed"], mixed.Body.GetProperty("transfers").EnumerateArray().Select(one => one.GetProperty("status").GetString()));
+        // What waits for another's decision leaves nothing itself.
+        Assert.Equal("504 deadline_exceeded", Show(await AskAsync($"/v1/wallet/transfers/{hold}/void?account={names[0]}", $$"""{"transaction_id":"{{Guid.NewGuid()}}"}"""), codes));
+
+        Response listed = await two.SendAsync(HttpMethod.Get, "/v1/audit/in_doubt", null, ("X-Request-Timeout-Ms", "1000"));
+        JsonElement[] entries = [.. listed.Body.GetProperty("in_doubt").EnumerateArray()];
+        Assert.Equal((4, 1), (entries.Length, listed.Body.GetProperty("unreachable")[0].GetInt32()));
+        foreach (JsonElement one in entries)
+        {
+            Assert.Equal(("prepared", 1), (one.GetProperty("state").GetString(), one.GetProperty("waits_for")[0].GetInt32()));
+            Assert.Equal(200, (await two.PostAsync($"/v1/audit/in_doubt/{one.GetProperty("prepared_at").GetString()}/abort", "{}")).Status);
+            Assert.Equal("409 already_decided", Show(await two.PostAsync($"/v1/audit/in_doubt/{one.GetProperty("prepared_at").GetString()}/abort", "{}"), codes));
+        }
+
+        Assert.Equal("404 transfer_not_found", Show(await two.PostAsync("/v1/audit/in_doubt/0:999999/abort", "{}"), codes));
+        Assert.Equal("400 malformed_request", Show(await two.PostAsync("/v1/audit/in_doubt/0-1/abort", "{}"), codes));
+        // The money is free at once, and the answer final, whatever the other says.
+        Assert.Equal("91.00", (await two.GetAsync($"/v1/wallet/accounts/{names[0]}/balance?currency=USD")).Text("available"));
+        foreach ((string path, string body) in asked) Assert.Equal("409 aborted", Show(await AskAsync(path, body), codes));
+
+        disks[1].FlushGate.Set();
+        using CancellationTokenSource limit = new(TimeSpan.FromSeconds(20));
+        while ((await two.GetAsync("/v1/audit/in_doubt")).Body.GetProperty("in_doubt").GetArrayLength() > 0) await Task.Delay(20, limit.Token);
+        Assert.Equal("200 completed", Show(await two.PostAsync(asked[2].Path, $$"""{"transaction_id":"{{Guid.NewGuid()}}"}"""), codes));
+        foreach ((string path, string body) in asked) Assert.Equal("409 aborted", Show(await AskAsync(path, body), codes));
+        foreach (JsonElement e in await EventsAsync(two)) two.Contract.Validate(JsonElement.Parse("""{"$ref":"#/components/schemas/Event"}"""), e, "event", sees: true);
+        server.Contract.Codes.UnionWith(two.Contract.Codes);
+        server.Contract.Members.UnionWith(two.Contract.Members);
     }
 }

@@ -20,12 +20,12 @@ public sealed class PartitionedTests
     {
         AccountName name = AccountName.Parse(account);
         Assert.Equal(hash, name.Hash());
-        Assert.Equal((ofFour, ofSeven), (Router.PartitionOf(name, Partitions), Router.PartitionOf(name, 7)));
+        Assert.Equal((ofFour, ofSeven), (name.PartitionOf(Partitions), name.PartitionOf(7)));
     }
 
     /// <summary>The n-th account that lives in this partition.</summary>
     static string In(int partition, int n = 0) =>
-        Enumerable.Range(0, 10_000).Select(i => $"a{i}").Where(name => Router.PartitionOf(AccountName.Parse(name), Partitions) == partition).ElementAt(n);
+        Enumerable.Range(0, 10_000).Select(i => $"a{i}").Where(name => AccountName.Parse(name).PartitionOf(Partitions) == partition).ElementAt(n);
 
     static async Task<TestServer> StartAsync()
     {
@@ -148,7 +148,7 @@ public sealed class PartitionedTests
     {
         FaultyDisk[] disks = [new(), new()];
         await using TestServer server = await TestServer.StartAsync(diskOf: number => disks[number], partitionsCount: 2);
-        string[] names = [.. Enumerable.Range(0, 2).Select(partition => Enumerable.Range(0, 100).Select(i => $"a{i}").First(name => Router.PartitionOf(AccountName.Parse(name), 2) == partition))];
+        string[] names = [.. Enumerable.Range(0, 2).Select(partition => Enumerable.Range(0, 100).Select(i => $"a{i}").First(name => AccountName.Parse(name).PartitionOf(2) == partition))];
         foreach (string name in names) await server.OpenAsync(name, "0");
         await server.Server.Partitions[0].DisposeAsync();
         disks[1].FlushGate.Reset();
@@ -188,16 +188,98 @@ public sealed class PartitionedTests
         (await server.PostAsync("/v1/wallet/currencies", """{"currency":"GEM","decimals":2}""")).IsProblem(409, "currency_exists");
     }
 
+    /// <summary>Every way to move money, between accounts that live apart: the same outcomes as on one partition, and the same again after a restart.</summary>
     [Fact]
-    public async Task A_transfer_between_partitions_leaves_nothing()
+    public async Task Money_moves_between_partitions()
     {
         await using TestServer server = await StartAsync();
         Guid id = Guid.NewGuid();
-        (await server.TransferAsync(In(0), In(1), "1.00", id: id)).IsProblem(503, "partition_unavailable");
-        (await server.PostAsync("/v1/wallet/transactions", $$"""{"transaction_id":"{{id}}","postings":[{"from_account":"{{In(0)}}","to_account":"@fees","amount":"1","currency":"USD"},{"from_account":"@fees","to_account":"{{In(1)}}","amount":"1","currency":"USD"}]}"""))
-            .IsProblem(503, "partition_unavailable");
-        (await server.GetAsync($"/v1/wallet/transfers/{id}")).IsProblem(404, "transfer_not_found");
-        Assert.Equal("100.00", await server.BalanceAsync(In(0)));
+        Response moved = await server.TransferAsync(In(0), In(1), "10.00", id: id, more: ",\"description\":\"lunch\",\"metadata\":{\"order\":7}");
+        Assert.Equal((200, "completed"), (moved.Status, moved.Text("status")));
+        Assert.Equal(["0", "1"], moved.Text("position").Split(',').Select(entry => entry.Split(':')[0]));
+        Response again = await server.TransferAsync(In(0), In(1), "10.00", id: id, more: ",\"description\":\"lunch\",\"metadata\":{\"order\":7}");
+        Assert.Equal(moved.Body.GetRawText(), again.Body.GetRawText());
+        (await server.TransferAsync(In(0), In(1), "11.00", id: id)).IsProblem(409, "transaction_id_reused");
+        JsonElement[] events = [.. (await server.GetAsync($"/v1/wallet/transfers/{id}")).Body.GetProperty("events").EnumerateArray()];
+        Assert.Equal(["debited", "credited"], events.Select(e => e.GetProperty("kind").GetString()));
+        Assert.All(events, e => Assert.Equal("lunch", e.GetProperty("description").GetString()));
+        JsonElement credited = (await server.GetAsync($"/v1/wallet/accounts/{In(1)}/history?currency=USD&limit=1")).Body.GetProperty("events")[0];
+        Assert.Equal(("credited", In(0), 7), (credited.GetProperty("kind").GetString(), credited.GetProperty("counterparty").GetString(), credited.GetProperty("metadata").GetProperty("order").GetInt32()));
+
+        // Refusals, in the documented order.
+        (await server.TransferAsync(In(0), In(1), "1000.00")).IsProblem(422, "insufficient_funds");
+        Guid refused = Guid.NewGuid();
+        (await server.TransferAsync(In(0), "nobody2", "1.00", id: refused)).IsProblem(404, "to_account_not_found");
+        (await server.TransferAsync(In(0), "nobody2", "1.00", id: refused)).IsProblem(404, "to_account_not_found");
+        Assert.Equal("rejected", (await server.GetAsync($"/v1/wallet/transfers/{refused}")).Text("status"));
+        (await server.TransferAsync("nobody2", In(1), "1.00")).IsProblem(404, "from_account_not_found");
+        Assert.Equal("90.00", (await server.TransferAsync(In(0), In(1), "500.00", more: ",\"up_to\":true,\"dry_run\":true")).Text("amount"));
+        (await server.TransferAsync(In(0), "nobody2", "1.00", more: ",\"dry_run\":true")).IsProblem(404, "to_account_not_found");
+        Assert.Equal(("90.00", "110.00"), (await server.BalanceAsync(In(0)), await server.BalanceAsync(In(1))));
+
+        // Back in part, and the rest.
+        Guid part = Guid.NewGuid();
+        Response back = await server.PostAsync($"/v1/wallet/transfers/{id}/reverse", $$"""{"transaction_id":"{{part}}","amount":"4"}""");
+        Assert.Equal((200, "4.00", In(1)), (back.Status, back.Text("amount"), back.Text("from_account")));
+        Assert.Equal(back.Body.GetRawText(), (await server.PostAsync($"/v1/wallet/transfers/{id}/reverse", $$"""{"transaction_id":"{{part}}","amount":"4"}""")).Body.GetRawText());
+        (await server.PostAsync($"/v1/wallet/transfers/{id}/reverse", $$"""{"transaction_id":"{{Guid.NewGuid()}}","amount":"7"}""")).IsProblem(422, "exceeds_reversible_amount");
+        Assert.Equal("6.00", (await server.PostAsync($"/v1/wallet/transfers/{id}/reverse", $$"""{"transaction_id":"{{Guid.NewGuid()}}"}""")).Text("amount"));
+        (await server.PostAsync($"/v1/wallet/transfers/{id}/reverse", $$"""{"transaction_id":"{{Guid.NewGuid()}}"}""")).IsProblem(409, "already_reversed");
+        Response story = await server.GetAsync($"/v1/wallet/transfers/{id}");
+        Assert.Equal(("reversed", "10.00"), (story.Text("status"), story.Text("reversed_amount")));
+        Assert.Equal(["debited", "credited", "debited", "credited", "debited", "credited"], story.Body.GetProperty("events").EnumerateArray().Select(e => e.GetProperty("kind").GetString()).Order(StringComparer.Ordinal).Chunk(3).SelectMany(c => c).Zip(Enumerable.Range(0, 6)).Select(z => z.Second % 2 == 0 ? "debited" : "credited"));
+
+        // A hold, captured in part.
+        Guid hold = Guid.NewGuid(), capture = Guid.NewGuid();
+        Response held = await server.TransferAsync(In(2), In(3), "20.00", id: hold, more: ",\"pending\":true,\"expires_in\":3600");
+        Assert.Equal("pending", held.Text("status"));
+        Assert.Equal(held.Body.GetRawText(), (await server.TransferAsync(In(2), In(3), "20.00", id: hold, more: ",\"pending\":true,\"expires_in\":3600")).Body.GetRawText());
+        Assert.Equal("80.00", (await server.GetAsync($"/v1/wallet/accounts/{In(2)}/balance?currency=USD")).Text("available"));
+        Response captured = await server.PostAsync($"/v1/wallet/transfers/{hold}/capture", $$"""{"transaction_id":"{{capture}}","amount":"15"}""");
+        Assert.Equal((200, "15.00"), (captured.Status, captured.Text("amount")));
+        Assert.Equal(captured.Body.GetRawText(), (await server.PostAsync($"/v1/wallet/transfers/{hold}/capture", $$"""{"transaction_id":"{{capture}}","amount":"15"}""")).Body.GetRawText());
+        Response ended = await server.GetAsync($"/v1/wallet/transfers/{hold}");
+        Assert.Equal(("captured", "15.00"), (ended.Text("status"), ended.Text("captured_amount")));
+        Assert.Equal(("85.00", "115.00"), (await server.BalanceAsync(In(2)), await server.BalanceAsync(In(3))));
+
+        // A transaction over all of them: what an earlier posting brings, a later one may spend.
+        Guid many = Guid.NewGuid();
+        string postings = $$"""[{"from_account":"{{In(0)}}","to_account":"{{In(1, 1)}}","amount":"30","currency":"USD"},{"from_account":"{{In(1, 1)}}","to_account":"{{In(2, 1)}}","amount":"25","currency":"USD"},{"from_account":"@fees","to_account":"{{In(3, 1)}}","amount":"1","currency":"USD"}]""";
+        Response all = await server.PostAsync("/v1/wallet/transactions", $$"""{"transaction_id":"{{many}}","postings":{{postings}}}""");
+        Assert.Equal((200, "completed"), (all.Status, all.Text("status")));
+        Assert.Equal(all.Body.GetRawText(), (await server.PostAsync("/v1/wallet/transactions", $$"""{"transaction_id":"{{many}}","postings":{{postings}}}""")).Body.GetRawText());
+        Assert.Equal(("70.00", "5.00", "25.00", "1.00"), (await server.BalanceAsync(In(0)), await server.BalanceAsync(In(1, 1)), await server.BalanceAsync(In(2, 1)), await server.BalanceAsync(In(3, 1))));
+        Response tooMuch = await server.PostAsync("/v1/wallet/transactions", $$"""{"transaction_id":"{{Guid.NewGuid()}}","postings":[{"from_account":"{{In(0)}}","to_account":"{{In(1)}}","amount":"1","currency":"USD"},{"from_account":"{{In(2, 1)}}","to_account":"{{In(0)}}","amount":"26","currency":"USD"}]}""");
+        tooMuch.IsProblem(422, "insufficient_funds");
+        Assert.Equal(1, tooMuch.Body.GetProperty("posting").GetInt32());
+        Assert.Equal(200, (await EndAsync(server, many, Guid.NewGuid(), "reverse")).Status);
+        Assert.Equal(("100.00", "0.00", "0.00", "0.00"), (await server.BalanceAsync(In(0)), await server.BalanceAsync(In(1, 1)), await server.BalanceAsync(In(2, 1)), await server.BalanceAsync(In(3, 1))));
+
+        await server.RestartAsync();
+        Assert.Equal(moved.Body.GetRawText(), (await server.TransferAsync(In(0), In(1), "10.00", id: id, more: ",\"description\":\"lunch\",\"metadata\":{\"order\":7}")).Body.GetRawText());
+        Assert.Equal(captured.Body.GetRawText(), (await server.PostAsync($"/v1/wallet/transfers/{hold}/capture", $$"""{"transaction_id":"{{capture}}","amount":"15"}""")).Body.GetRawText());
+        Assert.Equal("reversed", (await server.GetAsync($"/v1/wallet/transfers/{many}")).Text("status"));
+    }
+
+    /// <summary>A payee's partition that does not answer leaves the transfer in doubt, holds nothing but its money, and ends it when it is back.</summary>
+    [Fact]
+    public async Task A_transfer_to_a_partition_that_is_down_is_in_doubt_until_it_is_back()
+    {
+        FaultyDisk[] disks = [.. Enumerable.Range(0, Partitions).Select(_ => new FaultyDisk())];
+        await using TestServer server = await TestServer.StartAsync(diskOf: number => disks[number], partitionsCount: Partitions);
+        for (int partition = 0; partition < Partitions; partition++) await server.OpenAsync(In(partition));
+        disks[1].FlushGate.Reset();
+        Guid id = Guid.NewGuid();
+        string body = $$"""{"from_account":"{{In(0)}}","to_account":"{{In(1)}}","amount":"10","currency":"USD","transaction_id":"{{id}}"}""";
+        Response doubtful = await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body, ("X-Request-Timeout-Ms", "300"));
+        Assert.Equal((202, "in_doubt", id.ToString()), (doubtful.Status, doubtful.Text("status"), doubtful.Text("transaction_id")));
+        Assert.Equal((202, "in_doubt"), ((await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body, ("X-Request-Timeout-Ms", "300"))).Status, (await server.GetAsync($"/v1/wallet/transfers/{id}?account={In(0)}")).Text("status")));
+        // Everybody else goes on, the payer included.
+        Assert.Equal("90.00", (await server.GetAsync($"/v1/wallet/accounts/{In(0)}/balance?currency=USD")).Text("available"));
+        Assert.Equal(200, (await server.TransferAsync(In(0), In(2), "90.00")).Status);
+        disks[1].FlushGate.Set();
+        Assert.Equal("completed", (await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body)).Text("status"));
+        Assert.Equal(("0.00", "110.00"), (await server.BalanceAsync(In(0)), await server.BalanceAsync(In(1))));
     }
 
     /// <summary>A capture's own id belongs where the hold is, not where its hash says.</summary>

@@ -44,7 +44,7 @@ public sealed class SimulationTests
         TestContext.Current.SendDiagnosticMessage($"| `{defect}` | {found.Value.Seeds} | {found.Value.Found} |");
     }
 
-    const int SeedsPerDefectMax = 200;
+    const int SeedsPerDefectMax = 600;
 
     [Fact]
     public void A_seed_replays_exactly()

@@ -1,0 +1,441 @@
+namespace Purse.Ledger;
+
+/// <summary>Where the events of something end in one partition.</summary>
+public readonly record struct Part(int Partition, ulong Sequence);
+
+/// <summary>What one side says of its part of an attempt: for, or against with the figures that explain it.</summary>
+public struct Vote
+{
+    /// <summary><see cref="Outcome.Done"/> is a vote for.</summary>
+    public Outcome Outcome;
+
+    /// <summary>The lowest posting that it refuses, and whether for its payee's sake.</summary>
+    public int Posting;
+    public bool IsAboutPayee;
+
+    /// <summary>The balance that the refusal is about, and the limit that it would have passed, minor units.</summary>
+    public Int128 Posted;
+    public Int128 Held;
+    public Int128 Incoming;
+    public Int128 Bound;
+
+    public readonly bool IsRefusal => Outcome != Outcome.Done;
+
+    /// <summary>Whether this refusal comes first in the documented order of checks: posting by posting, the payer before the payee.</summary>
+    public readonly bool Precedes(in Vote other) => (Posting, IsAboutPayee ? 1 : 0).CompareTo((other.Posting, other.IsAboutPayee ? 1 : 0)) < 0;
+}
+
+/// <summary>What a coordinator asks a participant to prepare: the postings that touch accounts there, by name, since numbers are each partition's own.</summary>
+public sealed class Preparation
+{
+    public required int Coordinator { get; init; }
+
+    /// <summary>The coordinator's head: what the attempt is known by between partitions.</summary>
+    public required ulong Attempt { get; init; }
+
+    public required UInt128 TransactionId { get; init; }
+
+    public required EventFlags Flags { get; init; }
+
+    public required PreparedPosting[] Postings { get; init; }
+
+    public Erasable? Description { get; init; }
+
+    public Erasable? Metadata { get; init; }
+}
+
+/// <summary>Minor units; the decimals make them mean the same where the currency was not heard of yet.</summary>
+/// <param name="Index">The posting's number in its transaction, from 0.</param>
+public readonly record struct PreparedPosting(AccountName Payer, AccountName Payee, CurrencyCode Currency, byte Decimals, Int128 Amount, ushort Index);
+
+public enum AttemptStatus : byte
+{
+    Prepared = 0,
+
+    /// <summary>A participant voted against.</summary>
+    Refused = 1,
+    Committed = 2,
+    Aborted = 3,
+}
+
+/// <summary>What an attempt set aside of one balance: the lowest and the highest that its postings take it to on the way.</summary>
+public record struct Reservation(uint Account, uint Currency, Int128 Held, Int128 Incoming);
+
+/// <summary>
+/// One commit across partitions, as one side has it. The coordinator's lasts from its head until all sides show the decision (finished); a
+/// participant's until the coordinator says that it needs it no more (low-water mark).
+/// </summary>
+public sealed class Attempt
+{
+    /// <summary>Its head in this partition.</summary>
+    public ulong Sequence { get; internal set; }
+
+    public int Coordinator { get; internal set; }
+
+    /// <summary>Its head in the coordinator's partition; the two make its name.</summary>
+    public ulong CoordinatorSequence { get; internal set; }
+
+    public bool IsOwn { get; internal set; }
+
+    public UInt128 TransactionId { get; internal set; }
+
+    /// <summary>Number of the account that the id belongs to, 0 between two system accounts. The coordinator's only.</summary>
+    public uint Home { get; internal set; }
+
+    public EventFlags Flags { get; internal set; }
+
+    /// <summary>The event that a capture or reversal is about. The coordinator's only.</summary>
+    public ulong Original { get; internal set; }
+
+    public long PreparedMicros { get; internal set; }
+
+    public AttemptStatus Status { get; internal set; }
+
+    /// <summary>First and last event of the decision, 0 before it.</summary>
+    public ulong DecisionSequence { get; internal set; }
+
+    public ulong LastSequence { get; internal set; }
+
+    public long DecisionMicros { get; internal set; }
+
+    /// <summary>Of a participant, its vote; of the coordinator, what it would refuse itself, which others may precede; when decided, the refusal.</summary>
+    public Vote Vote { get; internal set; }
+
+    /// <summary>Of a hold, when it will be due, 0 for never.</summary>
+    public long ExpiresAtMicros { get; internal set; }
+
+    /// <summary>Of a reversal, what was left to take back.</summary>
+    public Int128 Left { get; internal set; }
+
+    public bool HasTexts { get; internal set; }
+
+    /// <summary>Only at the coordinator, which has to pass them on.</summary>
+    public Erasable? Description { get; internal set; }
+
+    public Erasable? Metadata { get; internal set; }
+
+    /// <summary>What this side knows of its postings, in order, and which of the transaction they are.</summary>
+    public ReadOnlySpan<Movement> Movements => _movements.AsSpan(0, MovementsCount);
+
+    public ReadOnlySpan<ushort> Indexes => _indexes.AsSpan(0, MovementsCount);
+
+    public ReadOnlySpan<Reservation> Reservations => _reservations.AsSpan(0, _reservationsCount);
+
+    /// <summary>Whether money is still set aside that would leave.</summary>
+    internal bool HoldsAnything
+    {
+        get
+        {
+            foreach (Reservation one in Reservations)
+            {
+                if (one.Held != 0) return true;
+            }
+
+            return false;
+        }
+    }
+
+    public bool IsTransaction => (Flags & EventFlags.Posting) != 0;
+
+    public bool IsDecided => Status is AttemptStatus.Committed or AttemptStatus.Aborted;
+
+    internal int MovementsCount;
+    internal int _reservationsCount;
+    Movement[] _movements = new Movement[1];
+    ushort[] _indexes = new ushort[1];
+    Reservation[] _reservations = new Reservation[1];
+
+    /// <summary>Other own attempts under the same id, of other homes.</summary>
+    internal Attempt? NextSameId;
+    internal Attempt? PreviousSameId;
+
+    internal void Add(in Movement movement, ushort index)
+    {
+        if (MovementsCount == _movements.Length)
+        {
+            Array.Resize(ref _movements, MovementsCount * 2);
+            Array.Resize(ref _indexes, MovementsCount * 2);
+        }
+
+        _movements[MovementsCount] = movement;
+        _indexes[MovementsCount++] = index;
+    }
+
+    internal void Reserve(uint account, uint currency, Int128 held, Int128 incoming)
+    {
+        for (int i = 0; i < _reservationsCount; i++)
+        {
+            ref Reservation one = ref _reservations[i];
+            if (one.Account != account || one.Currency != currency) continue;
+            one.Held += held;
+            one.Incoming += incoming;
+            return;
+        }
+
+        if (_reservationsCount == _reservations.Length) Array.Resize(ref _reservations, _reservationsCount * 2);
+        _reservations[_reservationsCount++] = new Reservation(account, currency, held, incoming);
+    }
+
+    /// <summary>What is still set aside of a balance; nothing after that.</summary>
+    internal Reservation Release(uint account, uint currency)
+    {
+        for (int i = 0; i < _reservationsCount; i++)
+        {
+            Reservation one = _reservations[i];
+            if (one.Account != account || one.Currency != currency) continue;
+            _reservations[i] = one with { Held = 0, Incoming = 0 };
+            return one;
+        }
+
+        return default;
+    }
+
+    internal void Clear()
+    {
+        (Sequence, Coordinator, CoordinatorSequence, IsOwn, TransactionId, Home, Flags, Original) = (0, 0, 0, false, 0, 0, EventFlags.None, 0);
+        (PreparedMicros, Status, DecisionSequence, LastSequence, DecisionMicros, Vote) = (0, AttemptStatus.Prepared, 0, 0, 0, default);
+        (ExpiresAtMicros, Left, HasTexts, Description, Metadata) = (0, 0, false, null, null);
+        (MovementsCount, _reservationsCount, NextSameId, PreviousSameId) = (0, 0, null, null);
+    }
+
+    internal void Write(BinaryWriter writer)
+    {
+        writer.Write(Sequence);
+        writer.Write(Coordinator);
+        writer.Write(CoordinatorSequence);
+        writer.Write(IsOwn);
+        Write(writer, TransactionId);
+        writer.Write(Home);
+        writer.Write((byte)Flags);
+        writer.Write(Original);
+        writer.Write(PreparedMicros);
+        writer.Write((byte)Status);
+        writer.Write(DecisionSequence);
+        writer.Write(LastSequence);
+        writer.Write(DecisionMicros);
+        writer.Write((ushort)Vote.Outcome);
+        writer.Write(Vote.Posting);
+        writer.Write(Vote.IsAboutPayee);
+        foreach (Int128 figure in (ReadOnlySpan<Int128>)[Vote.Posted, Vote.Held, Vote.Incoming, Vote.Bound, Left]) Write(writer, (UInt128)figure);
+        writer.Write(ExpiresAtMicros);
+        writer.Write(HasTexts);
+        foreach (Erasable? text in (ReadOnlySpan<Erasable?>)[Description, Metadata])
+        {
+            writer.Write(text?.Utf8.Length ?? -1);
+            if (text is null) continue;
+            writer.Write(text.Salt);
+            writer.Write(text.Utf8);
+        }
+
+        writer.Write(MovementsCount);
+        for (int i = 0; i < MovementsCount; i++)
+        {
+            writer.Write(_indexes[i]);
+            writer.Write(_movements[i].Payer);
+            writer.Write(_movements[i].Payee);
+            writer.Write(_movements[i].Currency);
+            Write(writer, (UInt128)_movements[i].Amount);
+        }
+
+        writer.Write(_reservationsCount);
+        foreach (Reservation one in Reservations)
+        {
+            writer.Write(one.Account);
+            writer.Write(one.Currency);
+            Write(writer, (UInt128)one.Held);
+            Write(writer, (UInt128)one.Incoming);
+        }
+    }
+
+    internal void Read(BinaryReader reader)
+    {
+        Sequence = reader.ReadUInt64();
+        Coordinator = reader.ReadInt32();
+        CoordinatorSequence = reader.ReadUInt64();
+        IsOwn = reader.ReadBoolean();
+        TransactionId = ReadUInt128(reader);
+        Home = reader.ReadUInt32();
+        Flags = (EventFlags)reader.ReadByte();
+        Original = reader.ReadUInt64();
+        PreparedMicros = reader.ReadInt64();
+        Status = (AttemptStatus)reader.ReadByte();
+        if (Injected.Is(LedgerDefect.DecisionNotInSnapshot)) Status = AttemptStatus.Prepared;
+        DecisionSequence = reader.ReadUInt64();
+        LastSequence = reader.ReadUInt64();
+        DecisionMicros = reader.ReadInt64();
+        Vote = new Vote
+        {
+            Outcome = (Outcome)reader.ReadUInt16(),
+            Posting = reader.ReadInt32(),
+            IsAboutPayee = reader.ReadBoolean(),
+            Posted = (Int128)ReadUInt128(reader),
+            Held = (Int128)ReadUInt128(reader),
+            Incoming = (Int128)ReadUInt128(reader),
+            Bound = (Int128)ReadUInt128(reader),
+        };
+        Left = (Int128)ReadUInt128(reader);
+        ExpiresAtMicros = reader.ReadInt64();
+        HasTexts = reader.ReadBoolean();
+        Description = ReadText(reader);
+        Metadata = ReadText(reader);
+        for (int count = reader.ReadInt32(); count > 0; count--)
+        {
+            ushort index = reader.ReadUInt16();
+            Add(new Movement(reader.ReadUInt32(), reader.ReadUInt32(), reader.ReadUInt32(), (Int128)ReadUInt128(reader)), index);
+        }
+
+        for (int count = reader.ReadInt32(); count > 0; count--) Reserve(reader.ReadUInt32(), reader.ReadUInt32(), (Int128)ReadUInt128(reader), (Int128)ReadUInt128(reader));
+    }
+
+    static Erasable? ReadText(BinaryReader reader)
+    {
+        int length = reader.ReadInt32();
+        if (length < 0) return null;
+        byte[] salt = reader.ReadBytes(Erasable.SaltSizeBytes);
+        return new Erasable(reader.ReadBytes(length), salt);
+    }
+
+    static void Write(BinaryWriter writer, UInt128 value)
+    {
+        writer.Write((ulong)value);
+        writer.Write((ulong)(value >> 64));
+    }
+
+    static UInt128 ReadUInt128(BinaryReader reader)
+    {
+        ulong low = reader.ReadUInt64();
+        return new UInt128(reader.ReadUInt64(), low);
+    }
+}
+
+/// <summary>All commits across partitions that this partition still has to know of.</summary>
+public sealed class Attempts
+{
+    readonly Dictionary<ulong, Attempt> _bySequence = [];
+    readonly Dictionary<(int Coordinator, ulong Attempt), Attempt> _ofOthers = [];
+    readonly Dictionary<(uint Home, UInt128 Id), Attempt> _own = [];
+
+    /// <summary>The newest own attempt with this id; each names the one before it.</summary>
+    readonly Dictionary<UInt128, Attempt> _ownById = [];
+
+    /// <summary>Captures and reversals, by what they are about: there is one at a time.</summary>
+    readonly Dictionary<ulong, Attempt> _about = [];
+
+    // By partition: below it, all that it coordinates is finished as far as this partition is concerned.
+    readonly SortedDictionary<int, ulong> _lowWater = [];
+    readonly Dictionary<int, PriorityQueue<Attempt, ulong>> _remembered = [];
+    readonly Stack<Attempt> _spare = new();
+
+    public int OwnCount => _own.Count;
+
+    public int Count => _bySequence.Count;
+
+    /// <summary>What is not finished of what this partition coordinates, and what it still remembers of others'; in the order of their heads.</summary>
+    public IEnumerable<Attempt> All => _bySequence.Values.OrderBy(a => a.Sequence);
+
+    public Attempt? Find(ulong head) => _bySequence.GetValueOrDefault(head);
+
+    public Attempt? Find(uint home, UInt128 id) => _own.Count == 0 ? null : _own.GetValueOrDefault((home, id));
+
+    public Attempt? Find(int coordinator, ulong attempt) => _ofOthers.GetValueOrDefault((coordinator, attempt));
+
+    /// <summary>The capture or reversal that is under way of what this event began.</summary>
+    public Attempt? About(ulong original) => _about.Count == 0 ? null : _about.GetValueOrDefault(original);
+
+    public IEnumerable<Attempt> FindAll(UInt128 id)
+    {
+        for (Attempt? one = _own.Count == 0 ? null : _ownById.GetValueOrDefault(id); one is not null; one = one.NextSameId) yield return one;
+    }
+
+    public ulong LowWaterOf(int coordinator) => _lowWater.GetValueOrDefault(coordinator);
+
+    internal Attempt New() => _spare.TryPop(out Attempt? spare) ? spare : new Attempt();
+
+    internal void Add(Attempt attempt)
+    {
+        _bySequence.Add(attempt.Sequence, attempt);
+        if (!attempt.IsOwn)
+        {
+            _ofOthers.Add((attempt.Coordinator, attempt.CoordinatorSequence), attempt);
+            if (!_remembered.TryGetValue(attempt.Coordinator, out PriorityQueue<Attempt, ulong>? remembered)) _remembered[attempt.Coordinator] = remembered = new();
+            remembered.Enqueue(attempt, attempt.CoordinatorSequence);
+            return;
+        }
+
+        _own.Add((attempt.Home, attempt.TransactionId), attempt);
+        if (attempt.Original != 0 && attempt.Status != AttemptStatus.Aborted) _about.Add(attempt.Original, attempt);
+        if (_ownById.TryGetValue(attempt.TransactionId, out Attempt? newest))
+        {
+            attempt.NextSameId = newest;
+            newest.PreviousSameId = attempt;
+        }
+
+        _ownById[attempt.TransactionId] = attempt;
+    }
+
+    /// <summary>What it was about may be asked for again: it was refused, or is over.</summary>
+    internal void Release(Attempt attempt)
+    {
+        if (attempt.Original != 0 && _about.GetValueOrDefault(attempt.Original) == attempt) _about.Remove(attempt.Original);
+    }
+
+    /// <summary>An own one that is finished.</summary>
+    internal void Remove(Attempt attempt)
+    {
+        _bySequence.Remove(attempt.Sequence);
+        _own.Remove((attempt.Home, attempt.TransactionId));
+        Release(attempt);
+        if (attempt.NextSameId is Attempt next) next.PreviousSameId = attempt.PreviousSameId;
+        if (attempt.PreviousSameId is Attempt previous) previous.NextSameId = attempt.NextSameId;
+        else if (attempt.NextSameId is Attempt now) _ownById[attempt.TransactionId] = now;
+        else _ownById.Remove(attempt.TransactionId);
+        attempt.Clear();
+        _spare.Push(attempt);
+    }
+
+    /// <summary>Nothing below the mark is ever spoken of again.</summary>
+    internal void Forget(int coordinator, ulong lowWater)
+    {
+        if (lowWater <= LowWaterOf(coordinator)) return;
+        _lowWater[coordinator] = lowWater;
+        if (!_remembered.TryGetValue(coordinator, out PriorityQueue<Attempt, ulong>? remembered)) return;
+        while (remembered.TryPeek(out Attempt? first, out ulong attempt) && attempt < lowWater)
+        {
+            Check.That(first.Status != AttemptStatus.Prepared, "what is finished was decided here");
+            remembered.Dequeue();
+            _ofOthers.Remove((coordinator, attempt));
+            _bySequence.Remove(first.Sequence);
+            first.Clear();
+            _spare.Push(first);
+        }
+    }
+
+    internal void Write(BinaryWriter writer)
+    {
+        writer.Write(_lowWater.Count);
+        foreach ((int coordinator, ulong lowWater) in _lowWater)
+        {
+            writer.Write(coordinator);
+            writer.Write(lowWater);
+        }
+
+        writer.Write(_bySequence.Count);
+        foreach (Attempt attempt in All) attempt.Write(writer);
+    }
+
+    internal void Read(BinaryReader reader)
+    {
+        for (int count = reader.ReadInt32(); count > 0; count--)
+        {
+            int coordinator = reader.ReadInt32();
+            _lowWater[coordinator] = reader.ReadUInt64();
+        }
+
+        for (int count = reader.ReadInt32(); count > 0; count--)
+        {
+            Attempt attempt = New();
+            attempt.Read(reader);
+            Add(attempt);
+        }
+    }
+}

@@ -1,0 +1,410 @@
+using Purse.Ledger;
+
+namespace Purse.Partitions;
+
+/// <summary>
+/// Two-phase commit between partitions: when which step is taken. What a step does is the state machine's (StateMachine.Attempts.cs) and durable;
+/// who has voted and acknowledged is in memory only, and is asked again after a restart.
+/// </summary>
+public sealed partial class PartitionCore
+{
+    /// <summary>What is not answered is said again after this long, then after twice as long, up to <see cref="ResendMicrosMax"/>.</summary>
+    const long ResendMicros = 100_000;
+    const long ResendMicrosMax = 1_000_000;
+
+    /// <summary>An attempt that this partition coordinates, by its head.</summary>
+    readonly Dictionary<ulong, Round> _rounds = [];
+    readonly Stack<Round> _spareRounds = new();
+
+    // Of each participant, the attempts that it may still be spoken to about, in the order of their heads.
+    readonly Dictionary<int, Queue<ulong>> _openOf = [];
+    // Finished, but that is not durable yet: by head, where.
+    readonly Dictionary<ulong, ulong> _finished = [];
+    readonly Queue<ulong> _finishedInOrder = new();
+    readonly Queue<Message> _inbox = new();
+    readonly Queue<(ulong Head, ulong Sequence)> _toSpeak = new();
+    readonly Queue<(Message Message, ulong Sequence)> _replies = new();
+    readonly PriorityQueue<ulong, long> _resends = new();
+    readonly Queue<(CommandRequest Request, int Index)> _retries = new();
+    readonly List<CommandRequest> _ended = [];
+    readonly List<int> _participants = [];
+    readonly List<Part> _parts = [];
+    long _lastNowMicros;
+
+    /// <summary>What may be sent now; the host takes it, in any order, as often as it likes.</summary>
+    public List<Message> Outgoing { get; } = [];
+
+    /// <summary>One side of an attempt, as its coordinator knows it.</summary>
+    struct Side
+    {
+        public int Partition;
+        public bool HasVoted;
+
+        /// <summary>Refused: it has nothing to let go of, and needs not be told.</summary>
+        public bool HasRefused;
+        public bool IsDone;
+
+        /// <summary>Where it ended there.</summary>
+        public ulong Sequence;
+    }
+
+    sealed class Round
+    {
+        public readonly List<Side> Sides = [];
+        public readonly List<(CommandRequest Request, int Index, bool IsOwner)> Waiters = [];
+
+        /// <summary>The refusal that comes first of those heard so far.</summary>
+        public Vote Lowest;
+        public long ResendMicros;
+
+        /// <summary>Found by a recovery.</summary>
+        public bool IsTakenUp;
+
+        public int IndexOf(int partition) => Sides.FindIndex(side => side.Partition == partition);
+
+        public bool AllVoted => !Sides.Exists(static side => !side.HasVoted);
+
+        public bool AllDone => !Sides.Exists(static side => !side.IsDone);
+    }
+
+    /// <summary>An attempt that is under way, for those who look after them.</summary>
+    /// <param name="WaitsFor">The partitions that have not voted, or not said that they are done.</param>
+    public sealed record InDoubt(ulong Head, UInt128 TransactionId, uint Home, long PreparedMicros, AttemptStatus Status, int Coordinator, ulong CoordinatorSequence, int[] WaitsFor, Movement[] Movements);
+
+    public int UndecidedCount => _rounds.Count;
+
+    /// <summary>What this partition coordinates and has not finished, and what it prepared for others that have not decided; oldest first.</summary>
+    public List<InDoubt> ListInDoubt(int max)
+    {
+        List<InDoubt> found = [];
+        foreach (Attempt attempt in State.Attempts.All)
+        {
+            if (found.Count == max) break;
+            if (!attempt.IsOwn && attempt.Status != AttemptStatus.Prepared) continue;
+            int[] waitsFor = attempt.IsOwn
+                ? [.. _rounds[attempt.Sequence].Sides.Where(side => attempt.IsDecided ? !side.IsDone : !side.HasVoted).Select(side => side.Partition)]
+                : [attempt.Coordinator];
+            found.Add(new InDoubt(
+                attempt.Sequence, attempt.TransactionId, attempt.Home, attempt.PreparedMicros, attempt.Status, attempt.Coordinator, attempt.CoordinatorSequence, waitsFor, attempt.Movements.ToArray()));
+        }
+
+        return found;
+    }
+
+    /// <summary>What this side would say to a participant's part now; nothing is left behind.</summary>
+    public Vote Judge(Preparation asked) => _machine.Judge(asked);
+
+    /// <summary>Takes a message; it is looked at in the next block.</summary>
+    public void Receive(in Message message)
+    {
+        Check.That(message.To == State.Partition, "messages go where they are meant to");
+        _inbox.Enqueue(message);
+    }
+
+    /// <summary>After a recovery: whatever is not finished is taken up again, without anybody asking.</summary>
+    void TakeUpAttempts()
+    {
+        foreach (Attempt attempt in State.Attempts.All)
+        {
+            if (!attempt.IsOwn || Injected.Is(PartitionDefect.AttemptsNotTakenUp)) continue;
+            Begin(attempt, 0).IsTakenUp = true;
+        }
+    }
+
+    Round Begin(Attempt attempt, long nowMicros)
+    {
+        if (!_spareRounds.TryPop(out Round? round)) round = new Round();
+        _machine.ParticipantsOf(attempt, _participants);
+        foreach (int partition in _participants)
+        {
+            round.Sides.Add(new Side { Partition = partition });
+            if (!_openOf.TryGetValue(partition, out Queue<ulong>? open)) _openOf[partition] = open = new();
+            open.Enqueue(attempt.Sequence);
+        }
+
+        (round.Lowest, round.ResendMicros, round.IsTakenUp) = (attempt.Vote, ResendMicros, false);
+        _rounds.Add(attempt.Sequence, round);
+        Say(attempt.Sequence, State.LastSequence);
+        _resends.Enqueue(attempt.Sequence, nowMicros + ResendMicros);
+        return round;
+    }
+
+    /// <summary>The command waits until an attempt ends: its own, whose outcome is its answer, or one that it has to be decided after.</summary>
+    void Await(in Decision decision, CommandRequest request, int index)
+    {
+        bool isOwner = decision.Outcome == Outcome.Prepared;
+        Round round = isOwner ? Begin(State.Attempts.Find(decision.Sequence)!, _lastNowMicros) : _rounds[decision.Sequence];
+        round.Waiters.Add((request, index, isOwner));
+        request.UndecidedCount++;
+    }
+
+    /// <summary>What is due of commits across partitions; false where the block is full first.</summary>
+    bool TryCommit(long nowMicros, bool hasRoom, bool hasReserve)
+    {
+        // A clock that was set back must not keep anybody waiting.
+        bool isSetBack = nowMicros < _lastNowMicros;
+        _lastNowMicros = nowMicros;
+        while (_inbox.TryPeek(out Message message))
+        {
+            if (!_batch!.HasRoom) return false;
+            _inbox.Dequeue();
+            Handle(message, hasRoom, hasReserve);
+        }
+
+        for (int count = _retries.Count; count > 0; count--)
+        {
+            if (!_batch!.HasRoom) return false;
+            (CommandRequest request, int index) = _retries.Dequeue();
+            if (!request.TryResume()) continue;
+            request.UndecidedCount--;
+            Execute(request, index, hasRoom, hasReserve);
+            End(request, State.LastSequence);
+        }
+
+        // Each once; what it is said again it is due for later.
+        for (int count = _resends.Count; count > 0 && _resends.TryPeek(out ulong head, out long dueMicros) && (isSetBack || dueMicros <= nowMicros); count--)
+        {
+            _resends.Dequeue();
+            if (!_rounds.TryGetValue(head, out Round? round) || Injected.Is(PartitionDefect.NothingSaidAgain)) continue;
+            Say(head, State.LastSequence);
+            round.ResendMicros = Math.Min(round.ResendMicros * 2, ResendMicrosMax);
+            _resends.Enqueue(head, nowMicros + round.ResendMicros);
+        }
+
+        return true;
+    }
+
+    bool IsAnyResendDue(long nowMicros) => _resends.TryPeek(out _, out long dueMicros) && (dueMicros <= nowMicros || nowMicros < _lastNowMicros);
+
+    /// <summary>One of its commands was decided after all; it is answered when none is left and all is durable.</summary>
+    void End(CommandRequest request, ulong sequence)
+    {
+        request.DecidedSequence = Math.Max(request.DecidedSequence, sequence);
+        if (request.Next != 0 || request.IsWaiting) return;
+        if (request.UndecidedCount == 0) _ended.Add(request);
+        else request.Park();
+    }
+
+    void Handle(in Message message, bool hasRoom, bool hasReserve)
+    {
+        switch (message.Kind)
+        {
+            case MessageKind.Prepare:
+                // Who has no room says nothing: only what the rules refuse is refused.
+                if (hasRoom || State.Attempts.Find(message.From, message.Attempt) is not null) HandlePrepare(message);
+                break;
+            case MessageKind.Vote:
+                if (hasReserve) HandleVote(message);
+                break;
+            case MessageKind.Decision:
+                if (hasReserve) HandleDecision(message);
+                break;
+            case MessageKind.Acknowledgement:
+                if (hasReserve) HandleAcknowledgement(message);
+                break;
+        }
+    }
+
+    void HandlePrepare(in Message message)
+    {
+        if (_machine.Prepare(message.Preparation!, message.LowWater, _batch!) is not Attempt attempt) return;
+        if (attempt.IsDecided) Acknowledge(message, attempt.LastSequence);
+        else _replies.Enqueue((new Message { Kind = MessageKind.Vote, From = message.To, To = message.From, Attempt = message.Attempt, Vote = attempt.Vote }, State.LastSequence));
+    }
+
+    void HandleVote(in Message message)
+    {
+        if (!_rounds.TryGetValue(message.Attempt, out Round? round)) return;
+        Attempt attempt = State.Attempts.Find(message.Attempt)!;
+        int index = round.IndexOf(message.From);
+        if (index >= 0 && round.Sides[index].HasVoted && Injected.Is(PartitionDefect.VoteCountedTwice)) index = round.Sides.FindIndex(static side => !side.HasVoted);
+        if (index < 0 || round.Sides[index].HasVoted || attempt.IsDecided) return;
+        round.Sides[index] = round.Sides[index] with { HasVoted = true, HasRefused = message.Vote.IsRefusal };
+        if (message.Vote.IsRefusal && (!round.Lowest.IsRefusal || (message.Vote.Precedes(round.Lowest) && !Injected.Is(PartitionDefect.FirstRefusalHeardWins)))) round.Lowest = message.Vote;
+        if (round.AllVoted) Conclude(attempt, round, round.Lowest, null);
+    }
+
+    void Conclude(Attempt attempt, Round round, in Vote vote, string? by)
+    {
+        ulong head = attempt.Sequence;
+        _machine.Conclude(attempt, vote, by, _batch!);
+        for (int i = 0; i < round.Sides.Count; i++)
+        {
+            if (round.Sides[i].HasRefused) round.Sides[i] = round.Sides[i] with { IsDone = true };
+        }
+
+        if (round.AllDone) Finish(attempt, round);
+        else Say(head, State.LastSequence);
+        if (Injected.Is(PartitionDefect.AnsweredAtDecision) && _rounds.ContainsKey(head)) Answer(round, StateMachine.DecisionOf(attempt));
+    }
+
+    void HandleDecision(in Message message)
+    {
+        Attempt? attempt = State.Attempts.Find(message.From, message.Attempt);
+        if (attempt is null && message.Attempt < State.Attempts.LowWaterOf(message.From))
+        {
+            Acknowledge(message, 0);
+            return;
+        }
+
+        if (attempt is null)
+        {
+            // It must have been prepared here before anybody could commit it: something durable is gone.
+            if (message.IsCommit) Check.Fail($"partition {message.From} commits attempt {message.Attempt}, which partition {message.To} prepared");
+            if (Injected.Is(PartitionDefect.EarlyAbortForgotten))
+            {
+                Acknowledge(message, 0);
+                return;
+            }
+
+            attempt = _machine.AbortUnheardOf(message.From, message.Attempt, message.LowWater, _batch!);
+        }
+
+        _machine.Carry(attempt, message.IsCommit, _batch!);
+        Acknowledge(message, attempt.LastSequence);
+    }
+
+    void Acknowledge(in Message message, ulong sequence) =>
+        _replies.Enqueue((new Message { Kind = MessageKind.Acknowledgement, From = message.To, To = message.From, Attempt = message.Attempt, Sequence = sequence }, State.LastSequence));
+
+    void HandleAcknowledgement(in Message message)
+    {
+        if (!_rounds.TryGetValue(message.Attempt, out Round? round)) return;
+        Attempt attempt = State.Attempts.Find(message.Attempt)!;
+        int index = round.IndexOf(message.From);
+        // Before the decision, a participant can only repeat what became of another attempt.
+        if (index < 0 || !attempt.IsDecided) return;
+        round.Sides[index] = round.Sides[index] with { IsDone = true, Sequence = message.Sequence };
+        if (round.AllDone) Finish(attempt, round);
+    }
+
+    /// <summary>Every side shows it: whoever waits is answered.</summary>
+    void Finish(Attempt attempt, Round round)
+    {
+        Decision decision = StateMachine.DecisionOf(attempt);
+        _parts.Clear();
+        if (attempt.Status == AttemptStatus.Committed) _parts.Add(new Part(State.Partition, attempt.LastSequence));
+        foreach (Side side in round.Sides)
+        {
+            if (attempt.Status == AttemptStatus.Committed && side.Sequence != 0) _parts.Add(new Part(side.Partition, side.Sequence));
+        }
+
+        if (_parts.Count > 0) decision.Parts = [.. _parts];
+        ulong head = attempt.Sequence;
+        _machine.Finish(attempt, System.Runtime.InteropServices.CollectionsMarshal.AsSpan(_parts), _batch!);
+        Answer(round, decision);
+        _finished[head] = State.LastSequence;
+        _finishedInOrder.Enqueue(head);
+        _rounds.Remove(head);
+        round.Sides.Clear();
+        _spareRounds.Push(round);
+    }
+
+    void Answer(Round round, in Decision decision)
+    {
+        foreach ((CommandRequest request, int index, bool isOwner) in round.Waiters)
+        {
+            if (!isOwner)
+            {
+                _retries.Enqueue((request, index));
+                continue;
+            }
+
+            if (!request.TryResume()) continue;
+            request.Decisions[index] = decision;
+            request.UndecidedCount--;
+            End(request, decision.LastSequence);
+        }
+
+        round.Waiters.Clear();
+    }
+
+    /// <summary>Before the decision only; the money is free again at once, whatever the others do.</summary>
+    void Abort(AbortRequest request, bool hasReserve)
+    {
+        if (!request.TryStart()) return;
+        if (!hasReserve)
+        {
+            request.Complete(RequestStatus.Overloaded);
+            return;
+        }
+
+        if (_rounds.TryGetValue(request.Attempt, out Round? round))
+        {
+            Attempt attempt = State.Attempts.Find(request.Attempt)!;
+            request.IsAborted = !attempt.IsDecided;
+            if (!attempt.IsDecided)
+            {
+                Conclude(attempt, round, new Vote { Outcome = Outcome.Aborted }, request.By);
+                if (_rounds.ContainsKey(request.Attempt)) Answer(round, StateMachine.DecisionOf(attempt));
+            }
+        }
+
+        _waiting.Enqueue((request, State.LastSequence));
+    }
+
+    /// <summary>Says what is to be said of an attempt once all up to a sequence is durable.</summary>
+    void Say(ulong head, ulong sequence) => _toSpeak.Enqueue((head, Injected.Is(PartitionDefect.PrepareBeforeDurable) || Injected.Is(PartitionDefect.DecisionBeforeDurable) ? 0 : sequence));
+
+    void Speak(ulong flushed)
+    {
+        while (_replies.TryPeek(out (Message Message, ulong Sequence) reply) && (reply.Sequence <= flushed || Injected.Is(PartitionDefect.VoteBeforeDurable))) Outgoing.Add(_replies.Dequeue().Message);
+        while (_toSpeak.TryPeek(out (ulong Head, ulong Sequence) one) && one.Sequence <= flushed)
+        {
+            _toSpeak.Dequeue();
+            if (_rounds.TryGetValue(one.Head, out Round? round)) Speak(State.Attempts.Find(one.Head)!, round, flushed);
+        }
+    }
+
+    void Speak(Attempt attempt, Round round, ulong flushed)
+    {
+        // What was decided meanwhile is said when that is durable.
+        if (attempt.LastSequence > flushed && !Injected.Is(PartitionDefect.DecisionBeforeDurable)) return;
+        if (attempt.Sequence > flushed && !Injected.Is(PartitionDefect.PrepareBeforeDurable)) return;
+        foreach (Side side in round.Sides)
+        {
+            if (attempt.IsDecided ? side.IsDone : side.HasVoted) continue;
+            Outgoing.Add(new Message
+            {
+                Kind = attempt.IsDecided ? MessageKind.Decision : MessageKind.Prepare,
+                From = State.Partition,
+                To = side.Partition,
+                Attempt = attempt.Sequence,
+                LowWater = LowWaterFor(side.Partition, flushed),
+                Preparation = attempt.IsDecided ? null : _machine.PreparationFor(attempt, side.Partition),
+                IsCommit = attempt.Status == AttemptStatus.Committed && !(round.IsTakenUp && Injected.Is(PartitionDefect.AbortAfterCommit)),
+            });
+        }
+    }
+
+    /// <summary>
+    /// The lowest attempt that this participant may still be spoken to about. Only what is durable counts: a vote whose decision a crash takes
+    /// back is asked for again, and a sequence that it takes back is given again, to another attempt.
+    /// </summary>
+    ulong LowWaterFor(int participant, ulong flushed)
+    {
+        while (_finishedInOrder.TryPeek(out ulong finished) && _finished[finished] <= flushed) _finished.Remove(_finishedInOrder.Dequeue());
+        Queue<ulong> open = _openOf[participant];
+        while (open.TryPeek(out ulong head))
+        {
+            bool isOpen = _rounds.TryGetValue(head, out Round? round)
+                ? !round.Sides[round.IndexOf(participant)].IsDone || State.Attempts.Find(head)!.LastSequence > flushed
+                : _finished.ContainsKey(head);
+            if (isOpen) return Math.Min(head, flushed + 1);
+            open.Dequeue();
+        }
+
+        return flushed + 1;
+    }
+
+    void AbandonAttempts()
+    {
+        foreach (Round round in _rounds.Values)
+        {
+            foreach ((CommandRequest request, _, _) in round.Waiters) request.Complete(RequestStatus.UnavailableUnknown);
+        }
+
+        foreach ((CommandRequest request, _) in _retries) request.Complete(RequestStatus.UnavailableUnknown);
+        foreach (CommandRequest request in _ended) request.Complete(RequestStatus.UnavailableUnknown);
+    }
+}
