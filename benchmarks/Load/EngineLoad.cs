@@ -5,16 +5,41 @@ using Purse.Partitions;
 
 namespace Purse.Load;
 
-/// <summary>Transfers in process: clients that submit batches to a partition on a file journal, each waiting until its batch is durable.</summary>
-public static class EngineLoad
+/// <summary>Transfers in process: clients that submit batches to partitions on file journals, each waiting until its batch is durable.</summary>
+public sealed class EngineLoad : IAsyncDisposable
 {
-    public static async Task<Measured> RunAsync(string folder, long transfers, int accounts, int batch, int clients, Action<double> progress)
-    {
-        await using Partition partition = Partition.Start(0, 1, new FileDisk(folder), new PartitionOptions { QueuedCommandsMax = Math.Max(65_536, batch * clients * 2) }, TimeProvider.System, static _ => { });
-        AccountName[] names = [.. Enumerable.Range(0, accounts).Select(i => AccountName.Parse($"account-{i}"))];
-        CurrencyCode usd = CurrencyCode.Parse("USD");
-        await OpenAsync(partition, names, usd);
+    static readonly CurrencyCode Usd = CurrencyCode.Parse("USD");
 
+    readonly List<Partition> _partitions = [];
+
+    /// <summary>By partition: the accounts that live there.</summary>
+    readonly AccountName[][] _names;
+
+    EngineLoad(string folder, int accounts, int partitionsCount, int queuedCommandsMax)
+    {
+        PartitionOptions options = new() { QueuedCommandsMax = queuedCommandsMax };
+        for (int number = 0; number < partitionsCount; number++)
+            _partitions.Add(Partition.Start(number, partitionsCount, new FileDisk(Path.Combine(folder, $"{number}")), options, TimeProvider.System, static _ => { }));
+        foreach (Partition partition in _partitions) partition.Connect(_partitions);
+        AccountName[] all = [.. Enumerable.Range(0, accounts).Select(i => AccountName.Parse($"account-{i}"))];
+        _names = [.. Enumerable.Range(0, partitionsCount).Select(number => all.Where(name => name.PartitionOf(partitionsCount) == number).ToArray())];
+    }
+
+    public static async Task<EngineLoad> StartAsync(string folder, int accounts, int partitionsCount, int batch, int clients)
+    {
+        EngineLoad load = new(folder, accounts, partitionsCount, Math.Max(65_536, batch * clients * 2));
+        for (int number = 0; number < partitionsCount; number++)
+        {
+            if (load._names[number].Length < 2) throw new IOException($"Of {accounts} accounts fewer than two live in partition {number}; give more with --accounts.");
+            await OpenAsync(load._partitions[number], load._names[number], Usd);
+        }
+
+        return load;
+    }
+
+    /// <param name="crossPercent">How many of a hundred transfers have their payee in another partition.</param>
+    public async Task<Measured> RunAsync(string name, long transfers, int batch, int clients, int crossPercent, Action<double> progress)
+    {
         long perClient = transfers / clients / batch * batch;
         int requestsPerClient = (int)(perClient / batch);
         long[] latencies = new long[requestsPerClient * clients];
@@ -22,13 +47,14 @@ public static class EngineLoad
         Stopwatch watch = Stopwatch.StartNew();
         await Task.WhenAll(Enumerable.Range(0, clients).Select(client => Task.Run(async () =>
         {
-            Random random = new(client);
+            Random random = new(HashCode.Combine(client, Environment.TickCount));
             CommandRequest request = new(batch) { Count = batch };
             for (int r = 0; r < requestsPerClient; r++)
             {
-                Fill(request, names, usd, random);
+                int home = (client + r) % _partitions.Count;
+                Fill(request, home, crossPercent, random);
                 long started = Stopwatch.GetTimestamp();
-                RequestStatus status = await partition.SubmitAsync(request, TimeSpan.FromMinutes(1));
+                RequestStatus status = await _partitions[home].SubmitAsync(request, TimeSpan.FromMinutes(1));
                 latencies[client * requestsPerClient + r] = Stopwatch.GetTimestamp() - started;
                 if (status != RequestStatus.Answered) throw new IOException($"The partition answered {status}.");
                 foreach (ref readonly Decision decision in request.Decisions.AsSpan())
@@ -39,11 +65,12 @@ public static class EngineLoad
                 progress((double)Interlocked.Add(ref done, batch) / transfers);
             }
         })));
-        return Measured.From("engine", perClient * clients, clients, batch, watch.Elapsed, latencies, refused);
+        return Measured.From(name, perClient * clients, clients, batch, watch.Elapsed, latencies, refused);
     }
 
-    static void Fill(CommandRequest request, AccountName[] names, CurrencyCode usd, Random random)
+    void Fill(CommandRequest request, int home, int crossPercent, Random random)
     {
+        AccountName[] names = _names[home];
         Span<byte> id = stackalloc byte[16];
         for (int i = 0; i < request.Count; i++)
         {
@@ -52,8 +79,9 @@ public static class EngineLoad
             ref Command command = ref request.Commands[i];
             command.Kind = CommandKind.Transfer;
             command.Account = names[from];
-            command.Counterparty = names[to];
-            command.Currency = usd;
+            AccountName[] others = random.Next(100) < crossPercent ? _names[(home + 1 + random.Next(_names.Length - 1)) % _names.Length] : names;
+            command.Counterparty = others == names ? names[to] : others[random.Next(others.Length)];
+            command.Currency = Usd;
             command.AmountDigits = 1 + random.Next(100);
             command.AmountScale = 2;
             command.TransactionId = System.Buffers.Binary.BinaryPrimitives.ReadUInt128LittleEndian(id);
@@ -84,4 +112,6 @@ public static class EngineLoad
             if (await partition.SubmitAsync(request, TimeSpan.FromMinutes(1)) != RequestStatus.Answered) throw new IOException("The accounts could not be opened.");
         }
     }
+
+    public async ValueTask DisposeAsync() => await Task.WhenAll(_partitions.Select(partition => partition.DisposeAsync().AsTask()));
 }

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Text.Json;
 using Purse.Load;
+using Purse.Partitions;
 using Purse.Server;
 using Spectre.Console;
 
@@ -17,10 +18,12 @@ static class BenchCommand
         Option<int> accounts = new("--accounts") { Description = "How many accounts, used uniformly.", DefaultValueFactory = _ => 10_000 };
         Option<int> batch = new("--batch") { Description = "Transfers a request, in process.", DefaultValueFactory = _ => 4_096 };
         Option<int> clients = new("--clients") { Description = "Concurrent clients, in process.", DefaultValueFactory = _ => 4 };
+        Option<int> partitions = new("--partitions") { Description = "In process: over how many journals the accounts are spread.", DefaultValueFactory = _ => 1 };
+        Option<int> cross = new("--cross") { Description = "In process: of a hundred transfers, how many go to another partition; measured after as many that do not.", DefaultValueFactory = _ => 0 };
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("bench", "Measure durable transfers a second on a folder of its own.") { mode, transfers, accounts, batch, clients, json };
+        Command command = new("bench", "Measure durable transfers a second on a folder of its own.") { mode, transfers, accounts, batch, clients, partitions, cross, json };
         command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(
-            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(json))));
+            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(partitions), parsed.GetValue(cross), parsed.GetValue(json))));
         return command;
     }
 
@@ -35,9 +38,11 @@ static class BenchCommand
         return command;
     }
 
-    static async Task<int> RunAsync(string mode, long transfers, int accounts, int batch, int clients, bool asJson)
+    static async Task<int> RunAsync(string mode, long transfers, int accounts, int batch, int clients, int partitions, int cross, bool asJson)
     {
         if (transfers < 1 || batch < 1 || clients < 1) throw new StartException("--transfers, --batch and --clients must be at least 1.");
+        if (partitions < 1 || partitions > DataFolder.PartitionsMax) throw new StartException($"--partitions is {partitions}; it must be 1 to {DataFolder.PartitionsMax}.");
+        if (cross is < 0 or > 100 || (cross > 0 && partitions == 1)) throw new StartException($"--cross is {cross}; it must be 0 to 100, and needs --partitions of 2 or more.");
         if (accounts < 2) throw new StartException("--accounts must be at least 2.");
         // Beside the data of a real server rather than in a temporary folder, which may be memory.
         string folder = Path.GetFullPath($"purse-bench-{Environment.ProcessId}");
@@ -46,7 +51,9 @@ static class BenchCommand
         {
             if (mode is "engine" or "all")
             {
-                results.Add(await Terminal.ProgressAsync("engine", progress => EngineLoad.RunAsync(Path.Combine(folder, "engine"), transfers, accounts, batch, clients, progress)));
+                await using EngineLoad load = await EngineLoad.StartAsync(Path.Combine(folder, "engine"), accounts, partitions, batch, clients);
+                if (cross == 0) results.Add(await Terminal.ProgressAsync("engine", progress => load.RunAsync("engine", transfers, batch, clients, 0, progress)));
+                else await CrossAsync(load, transfers, batch, clients, cross, results);
             }
 
             if (mode is "http" or "all") await HttpAsync(Path.Combine(folder, "http"), transfers, Math.Min(accounts, 1000), results);
@@ -59,6 +66,19 @@ static class BenchCommand
         if (asJson) Console.WriteLine(JsonSerializer.Serialize(results, Terminal.Indented));
         else Print(results);
         return results.Exists(r => r.Refused > 0) ? Exit.Failed : Exit.Done;
+    }
+
+    /// <summary>Local ones and those across, in turn on the same partitions: in batches, and one at a time.</summary>
+    static async Task CrossAsync(EngineLoad load, long transfers, int batch, int clients, int cross, List<Measured> results)
+    {
+        const int OneAtATime = 2_000;
+        await load.RunAsync("", Math.Max(transfers / 10, batch * clients), batch, clients, cross, static _ => { });
+        foreach (int percent in new[] { 0, cross })
+            results.Add(await Terminal.ProgressAsync(Name(percent), progress => load.RunAsync(Name(percent), transfers, batch, clients, percent, progress)));
+        foreach (int percent in new[] { 0, 100 })
+            results.Add(await Terminal.ProgressAsync(Name(percent), progress => load.RunAsync(Name(percent), OneAtATime, 1, 1, percent, progress)));
+
+        static string Name(int percent) => percent == 0 ? "engine, local" : $"engine, {percent} % across";
     }
 
     static async Task HttpAsync(string folder, long transfers, int accounts, List<Measured> results)
