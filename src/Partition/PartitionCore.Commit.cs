@@ -378,8 +378,8 @@ public sealed partial class PartitionCore
     }
 
     /// <summary>
-    /// The lowest attempt that this participant may still be spoken to about. Only what is durable counts: a vote whose decision a crash takes
-    /// back is asked for again, and a sequence that it takes back is given again, to another attempt.
+    /// The lowest attempt that this participant may still be spoken to about; the one that it is spoken to about now is one. Only what is durable
+    /// counts: a vote whose decision a crash takes back is asked for again.
     /// </summary>
     ulong LowWaterFor(int participant, ulong flushed)
     {
@@ -390,11 +390,11 @@ public sealed partial class PartitionCore
             bool isOpen = _rounds.TryGetValue(head, out Round? round)
                 ? !round.Sides[round.IndexOf(participant)].IsDone || State.Attempts.Find(head)!.LastSequence > flushed
                 : _finished.ContainsKey(head);
-            if (isOpen) return Math.Min(head, flushed + 1);
+            if (isOpen) return head;
             open.Dequeue();
         }
 
-        return flushed + 1;
+        throw new InvariantBrokenException($"Invariant broken: partition {participant} is spoken to about an attempt that it has a part in.");
     }
 
     void AbandonAttempts()
