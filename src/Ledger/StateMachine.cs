@@ -17,7 +17,7 @@ public sealed partial class StateMachine(State state)
         if (command.DryRun && !Injected.Is(LedgerDefect.DryRunRecorded))
         {
             batch.Rewind(before);
-            if (decision.Outcome == Outcome.Duplicate) return decision;
+            if (decision.Outcome is Outcome.Duplicate or Outcome.Undecided or Outcome.Blocked) return decision;
             decision.Sequence = 0;
             decision.LastSequence = State.LastSequence;
             decision.TimeMicros = batch.TimeMicros;

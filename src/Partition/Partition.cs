@@ -206,10 +206,13 @@ public sealed partial class Partition : IAsyncDisposable
     /// <summary>Takes what another partition says. One that is down hears nothing: it is said again.</summary>
     public void Deliver(ReadOnlySpan<Message> messages)
     {
-        if (_fault is not null) return;
+        if (_fault is not null || _inbox.Count > MessagesMax) return;
         foreach (ref readonly Message message in messages) _inbox.Enqueue(message);
         _queue.Wake();
     }
+
+    /// <summary>One that is stalled hears no more than this: what is lost is said again.</summary>
+    const int MessagesMax = 1_000_000;
 
     /// <summary>One delivery to each other partition, however much there is to say.</summary>
     void Send(PartitionCore core)

@@ -181,8 +181,8 @@ public sealed partial class PartitionCore
     {
         request.DecidedSequence = Math.Max(request.DecidedSequence, sequence);
         if (request.Next != 0 || request.IsWaiting) return;
-        if (request.UndecidedCount == 0) _ended.Add(request);
-        else request.Park();
+        request.IsWaiting = true;
+        _ended.Add(request);
     }
 
     void Handle(in Message message, bool hasRoom, bool hasReserve)

@@ -61,13 +61,12 @@ public sealed partial class PartitionCore
         Open(batch, nowMicros);
         bool mayDecide = !hasReserve || Injected.Is(PartitionDefect.ExpiryAfterCommands) || _machine.TryExpireDue(batch);
         mayDecide = mayDecide && TryCommit(nowMicros, hasRoom && hasReserve, hasReserve);
-        while (mayDecide && queue.TryPeek(out Request request))
+        while (mayDecide && batch.HasRoom && queue.TryPeek(out Request request))
         {
             if (request is CommandRequest commands && !TryExecute(commands, hasRoom && hasReserve, hasReserve)) break;
             queue.Remove(request);
             if (request is ReadRequest read) Add(read);
             if (request is AbortRequest abort) Abort(abort, hasReserve);
-            if (!batch.HasRoom) break;
         }
 
         if (Injected.Is(PartitionDefect.ExpiryAfterCommands)) _machine.TryExpireDue(batch);
@@ -86,6 +85,7 @@ public sealed partial class PartitionCore
 
         request.Next = 0;
         request.IsWaiting = true;
+        request.DecidedSequence = Math.Max(request.DecidedSequence, State.LastSequence);
         _waiting.Enqueue((request, State.LastSequence));
         return true;
     }
@@ -137,10 +137,9 @@ public sealed partial class PartitionCore
                 continue;
             }
 
-            commands.IsWaiting = false;
-            if (commands.UndecidedCount > 0) commands.Park();
-            else if (commands.DecidedSequence > answerable) _ended.Add(commands);
-            else Reply(commands, first.Sequence);
+            // Some of it may have been decided since, in a block that is not durable yet.
+            if (commands.DecidedSequence > answerable) _ended.Add(commands);
+            else Settle(commands);
         }
 
         for (int i = 0; i < _ended.Count;)
@@ -151,11 +150,20 @@ public sealed partial class PartitionCore
                 continue;
             }
 
-            Reply(_ended[i], _ended[i].DecidedSequence);
+            CommandRequest ended = _ended[i];
             _ended.RemoveAt(i);
+            Settle(ended);
         }
 
         Speak(answerable);
+    }
+
+    /// <summary>All that was decided of it is durable: it is answered, or only waits for commits across partitions.</summary>
+    void Settle(CommandRequest request)
+    {
+        request.IsWaiting = false;
+        if (request.UndecidedCount > 0) request.Park();
+        else Reply(request, request.DecidedSequence);
     }
 
     void Reply(Request request, ulong sequence)

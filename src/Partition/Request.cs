@@ -77,7 +77,8 @@ public abstract class Request : IValueTaskSource<RequestStatus>
     {
         if (Interlocked.Exchange(ref _state, Ended) == Ended) return;
         _timer.Change(Timeout.Infinite, Timeout.Infinite);
-        IsReusable = true;
+        // One that the partition gave up may still stand in several of its lists.
+        IsReusable = status != RequestStatus.UnavailableUnknown;
         _source.SetResult(status);
     }
 
@@ -94,20 +95,13 @@ public abstract class Request : IValueTaskSource<RequestStatus>
     {
         // A timer of an earlier use may fire late: the deadline says whether it is meant.
         if (Environment.TickCount64 < Volatile.Read(ref _deadline)) return;
-        int state = Interlocked.CompareExchange(ref _state, Ended, Queued);
-        if (state == Queued)
+        // The partition may begin, park and take it up again meanwhile: whichever it is when it ends is what is told.
+        for (int state = Volatile.Read(ref _state); state is Queued or Running or Parked; state = Volatile.Read(ref _state))
         {
-            _source.SetResult(RequestStatus.DeadlineNotStarted);
+            if (Interlocked.CompareExchange(ref _state, Ended, state) != state) continue;
+            _source.SetResult(state switch { Queued => RequestStatus.DeadlineNotStarted, Parked => RequestStatus.InDoubt, _ => RequestStatus.DeadlineUnknown });
             return;
         }
-
-        if (state == Parked && Interlocked.CompareExchange(ref _state, Ended, Parked) == Parked)
-        {
-            _source.SetResult(RequestStatus.InDoubt);
-            return;
-        }
-
-        if (state == Running && Interlocked.CompareExchange(ref _state, Ended, Running) == Running) _source.SetResult(RequestStatus.DeadlineUnknown);
     }
 
     RequestStatus IValueTaskSource<RequestStatus>.GetResult(short token) => _source.GetResult(token);
@@ -130,7 +124,7 @@ public sealed class CommandRequest(int capacity) : Request
     /// <summary>The next one to decide.</summary>
     internal int Next { get; set; }
 
-    /// <summary>Whether it waits for its first block to be durable.</summary>
+    /// <summary>Whether it waits for a block to be durable.</summary>
     internal bool IsWaiting { get; set; }
 
     /// <summary>How many of them wait for a commit across partitions.</summary>

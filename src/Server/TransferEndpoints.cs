@@ -31,10 +31,11 @@ sealed partial class TransferEndpoints(Router router)
     {
         Query.AllowParameters(http);
         TimeSpan timeout = Query.Timeout(http);
+        long started = Environment.TickCount64;
         BalanceTransferBody body = await Body.ReadAsync(http, BodyJson.Default.BalanceTransferBody);
         ToCommand(body, out Command command);
         Partition partition = PartitionOf(command);
-        Decision decision = await AskOthersAsync(partition, command, await ExecuteAsync(partition, command, timeout), timeout);
+        Decision decision = await AskOthersAsync(partition, command, await ExecuteAsync(partition, command, timeout), timeout, started);
         EventReaders readers = Readers(partition);
         if (decision.Outcome == Outcome.Undecided) await Answer.WriteInDoubtAsync(http, command.TransactionId);
         else if (decision.Outcome == Outcome.Done) await Answer.WriteAsync(http, 200, json => WriteTransfer(json, body, command, decision, readers));
@@ -46,6 +47,7 @@ sealed partial class TransferEndpoints(Router router)
     {
         Query.AllowParameters(http);
         TimeSpan timeout = Query.Timeout(http);
+        long started = Environment.TickCount64;
         BalanceTransferBody[] bodies = (await Body.ReadAsync(http, BodyJson.Default.TransfersBody, Body.SizeBytesMaxOfMany)).Transfers;
         if (bodies.Length > TransfersMax) throw new Problem("too_many_transfers", $"There are {bodies.Length} transfers; up to {TransfersMax} are taken at once.");
         // Each partition gets its own in one request, in their order.
@@ -79,7 +81,7 @@ sealed partial class TransferEndpoints(Router router)
             throw Problem.From(statuses.Where(status => !IsDecided(status)).OrderByDescending(Problem.IsUnknown).First(), timeout);
         foreach ((CommandRequest? request, int number) in requests.Select((request, number) => (request, number)))
         {
-            for (int i = 0; i < request?.Count && IsDecided(statuses[number]); i++) request.Decisions[i] = await AskOthersAsync(router.All[number], request.Commands[i], request.Decisions[i], timeout);
+            for (int i = 0; i < request?.Count && IsDecided(statuses[number]); i++) request.Decisions[i] = await AskOthersAsync(router.All[number], request.Commands[i], request.Decisions[i], timeout, started);
         }
 
         int[] decided = new int[router.All.Count];
@@ -175,6 +177,7 @@ sealed partial class TransferEndpoints(Router router)
     {
         Query.AllowParameters(http);
         TimeSpan timeout = Query.Timeout(http);
+        long started = Environment.TickCount64;
         TransactionBody body = await Body.ReadAsync(http, BodyJson.Default.TransactionBody, Body.SizeBytesMaxOfMany);
         Command command = new()
         {
@@ -185,7 +188,7 @@ sealed partial class TransferEndpoints(Router router)
         };
         Posting first = command.Details.Postings[0];
         Partition partition = router.Of(first.Account, first.Counterparty, command.TransactionId);
-        Decision decision = await AskOthersAsync(partition, command, await ExecuteAsync(partition, command, timeout), timeout);
+        Decision decision = await AskOthersAsync(partition, command, await ExecuteAsync(partition, command, timeout), timeout, started);
         EventReaders readers = Readers(partition);
         PostingBody refused = body.Postings[decision.Posting];
         switch (decision.Outcome)
@@ -361,7 +364,7 @@ sealed partial class TransferEndpoints(Router router)
     static readonly TimeSpan LookAgain = TimeSpan.FromMilliseconds(10);
 
     /// <summary>Of a dry run across partitions: what the others would say now; the refusal that comes first counts.</summary>
-    async ValueTask<Decision> AskOthersAsync(Partition home, Command command, Decision decision, TimeSpan timeout)
+    async ValueTask<Decision> AskOthersAsync(Partition home, Command command, Decision decision, TimeSpan timeout, long started)
     {
         if (!decision.IsPartOnly) return decision;
         State state = Readers(home).State;
@@ -373,7 +376,7 @@ sealed partial class TransferEndpoints(Router router)
         {
             if (other == home || Preparation(other) is not Preparation asked) continue;
             ReadRequest<Vote> judge = new((PartitionCore core) => core.Judge(asked));
-            RequestStatus status = await other.SubmitAsync(judge, timeout);
+            RequestStatus status = await other.SubmitAsync(judge, Query.Left(timeout, started));
             if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
             if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
             if (judge.Result.IsRefusal && (!lowest.IsRefusal || judge.Result.Precedes(lowest))) lowest = judge.Result;

@@ -274,6 +274,7 @@ public sealed class PartitionedTests
         Response doubtful = await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body, ("X-Request-Timeout-Ms", "300"));
         Assert.Equal((202, "in_doubt", id.ToString()), (doubtful.Status, doubtful.Text("status"), doubtful.Text("transaction_id")));
         Assert.Equal((202, "in_doubt"), ((await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body, ("X-Request-Timeout-Ms", "300"))).Status, (await server.GetAsync($"/v1/wallet/transfers/{id}?account={In(0)}")).Text("status")));
+        Assert.Equal(202, (await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body[..^1] + ",\"dry_run\":true}", ("X-Request-Timeout-Ms", "300"))).Status);
         // Everybody else goes on, the payer included.
         Assert.Equal("90.00", (await server.GetAsync($"/v1/wallet/accounts/{In(0)}/balance?currency=USD")).Text("available"));
         Assert.Equal(200, (await server.TransferAsync(In(0), In(2), "90.00")).Status);
