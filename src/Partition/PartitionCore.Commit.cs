@@ -57,6 +57,9 @@ public sealed partial class PartitionCore
         public Vote Lowest;
         public long ResendMicros;
 
+        /// <summary>So many waiters are looked through for those that have given up.</summary>
+        public int WaitersLook = WaitersLookMin;
+
         /// <summary>Found by a recovery.</summary>
         public bool IsTakenUp;
 
@@ -136,7 +139,16 @@ public sealed partial class PartitionCore
         Round round = isOwner ? Begin(State.Attempts.Find(decision.Sequence)!, _lastNowMicros) : _rounds[decision.Sequence];
         round.Waiters.Add((request, index, isOwner));
         request.UndecidedCount++;
+        if (round.Waiters.Count < round.WaitersLook) return;
+        // While a partition is down its callers give up and ask again, for as long as it takes.
+        round.Waiters.RemoveAll(static one => one.Request.IsEnded);
+        round.WaitersLook = Math.Max(WaitersLookMin, round.Waiters.Count * 2);
     }
+
+    const int WaitersLookMin = 64;
+
+    /// <summary>How many still stand in an attempt's list.</summary>
+    internal int WaitersCountOf(ulong head) => _rounds[head].Waiters.Count;
 
     /// <summary>What is due of commits across partitions; false where the block is full first.</summary>
     bool TryCommit(long nowMicros, bool hasRoom, bool hasReserve)

@@ -88,6 +88,9 @@ public abstract class Request : IValueTaskSource<RequestStatus>
     /// <summary>False where its caller has given up. While it is not parked, its deadline does not look at the decisions.</summary>
     internal bool TryResume() => Interlocked.CompareExchange(ref _state, Running, Parked) is Parked or Running;
 
+    /// <summary>Nobody waits for it any more.</summary>
+    internal bool IsEnded => Volatile.Read(ref _state) == Ended;
+
     /// <summary>Ends all that a fault or a stop finds waiting.</summary>
     internal void Fail(RequestStatus ifNotStarted, RequestStatus ifStarted) => Complete(Volatile.Read(ref _state) is Running or Parked ? ifStarted : ifNotStarted);
 

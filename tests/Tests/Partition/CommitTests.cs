@@ -14,11 +14,11 @@ public sealed class CommitTests
 
     static string In(int partition) => Enumerable.Range(0, 100).Select(i => $"a{i}").First(name => AccountName.Parse(name).PartitionOf(2) == partition);
 
-    CommandRequest Ask(Command command)
+    CommandRequest Ask(Command command, TimeSpan? timeout = null)
     {
         CommandRequest request = new(1);
         request.Commands[0] = command;
-        _ = request.Begin(Timeout.InfiniteTimeSpan);
+        _ = request.Begin(timeout ?? Timeout.InfiniteTimeSpan);
         Assert.Null(_queue.TryAdd(request));
         return request;
     }
@@ -65,5 +65,27 @@ public sealed class CommitTests
         _nowMicros += 1_000_000;
         Message again = Assert.Single(Flush(Fill()));
         Assert.Equal((other.Attempt, other.Attempt), (again.Attempt, again.LowWater));
+    }
+
+    /// <summary>Excludes: memory that grows for as long as a partition is down, with every caller that gives up and asks again.</summary>
+    [Fact]
+    public async Task Callers_that_gave_up_are_not_kept()
+    {
+        Ask(TestLedger.Change(CommandKind.OpenAccount, In(0)));
+        Ask(TestLedger.Transfer(1, "@world", In(0), "10.00"));
+        Flush(Fill());
+        Command command = TestLedger.Transfer(2, In(0), In(1), "1.00");
+        CommandRequest first = Ask(command);
+        ulong head = Assert.Single(Flush(Fill())).Attempt;
+        for (int round = 0; round < 20; round++)
+        {
+            CommandRequest[] again = [.. Enumerable.Range(0, 50).Select(_ => Ask(command, TimeSpan.FromMilliseconds(1)))];
+            Flush(Fill());
+            using CancellationTokenSource limit = new(TimeSpan.FromSeconds(20));
+            while (!again.All(one => one.IsEnded)) await Task.Delay(1, limit.Token);
+        }
+
+        Assert.InRange(_core.WaitersCountOf(head), 1, 200);
+        Assert.False(first.IsEnded);
     }
 }
