@@ -11,7 +11,7 @@ static class SimulateCommand
     {
         Option<int?> seed = new("--seed") { Description = "The first seed; a random one by default. Each run takes the next." };
         Option<double?> minutes = new("--minutes") { Description = "How long; without it one run, where a seed is given." };
-        Command command = new("simulate", "Run the real ledger, partition and journal on a simulated disk, clock and clients that fail in every way.") { seed, minutes };
+        Command command = new("simulate", "Run the real ledger, partitions, two-phase commit and journals on disks, a network and clocks that fail in every way.") { seed, minutes };
         command.SetAction(parsed => Run(parsed.GetValue(seed), parsed.GetValue(minutes)));
         return command;
     }
@@ -24,7 +24,7 @@ static class SimulateCommand
         int seed = firstSeed ?? Random.Shared.Next();
         TimeSpan limit = TimeSpan.FromMinutes(minutes ?? (firstSeed is null ? 1 : 0));
         Stopwatch elapsed = Stopwatch.StartNew();
-        long runs = 0, answered = 0, lives = 0, faults = 0, events = 0, simulatedMicros = 0;
+        long runs = 0, answered = 0, lives = 0, faults = 0, events = 0, simulatedMicros = 0, moved = 0, movedAcross = 0, messages = 0;
         TimeSpan told = TimeSpan.Zero;
         do
         {
@@ -37,6 +37,9 @@ static class SimulateCommand
                 faults += result.Faults;
                 events += (long)result.Events;
                 simulatedMicros += result.SimulatedMicros;
+                moved += result.Moved;
+                movedAcross += result.MovedAcross;
+                messages += result.Messages;
             }
             catch (SimulationFailedException e)
             {
@@ -71,7 +74,8 @@ static class SimulateCommand
             seed = unchecked(seed + 1);
         }
         while (elapsed.Elapsed < limit);
-        Console.WriteLine($"{runs} runs kept every promise: {TimeSpan.FromMicroseconds(simulatedMicros).TotalHours:0.0} simulated hours, {faults} faults, {lives} lives, {answered} answers, {events} events.");
+        Console.WriteLine($"{runs} runs kept every promise: {TimeSpan.FromMicroseconds(simulatedMicros).TotalHours:0.0} simulated hours, {faults} faults, {lives} lives, {answered} answers,");
+        Console.WriteLine($"{moved} movements of money, {movedAcross} of them across partitions, {messages} messages, {events} events.");
         return Exit.Done;
     }
 }

@@ -121,6 +121,9 @@ public sealed class Attempt
 
     public ReadOnlySpan<Reservation> Reservations => _reservations.AsSpan(0, _reservationsCount);
 
+    /// <summary>The other partitions that have a part in it, each once. Only at the coordinator.</summary>
+    public List<int> Participants { get; } = new(1);
+
     /// <summary>Whether money is still set aside that would leave.</summary>
     internal bool HoldsAnything
     {
@@ -144,6 +147,9 @@ public sealed class Attempt
     Movement[] _movements = new Movement[1];
     ushort[] _indexes = new ushort[1];
     Reservation[] _reservations = new Reservation[1];
+
+    /// <summary>A participant's, which the low-water mark passed before it was decided.</summary>
+    internal bool IsPassed;
 
     /// <summary>Other own attempts under the same id, of other homes.</summary>
     internal Attempt? NextSameId;
@@ -195,7 +201,8 @@ public sealed class Attempt
         (Sequence, Coordinator, CoordinatorSequence, IsOwn, TransactionId, Home, Flags, Original) = (0, 0, 0, false, 0, 0, EventFlags.None, 0);
         (PreparedMicros, Status, DecisionSequence, LastSequence, DecisionMicros, Vote) = (0, AttemptStatus.Prepared, 0, 0, 0, default);
         (ExpiresAtMicros, Left, HasTexts, Description, Metadata) = (0, 0, false, null, null);
-        (MovementsCount, _reservationsCount, NextSameId, PreviousSameId) = (0, 0, null, null);
+        (MovementsCount, _reservationsCount, IsPassed, NextSameId, PreviousSameId) = (0, 0, false, null, null);
+        Participants.Clear();
     }
 
     internal void Write(BinaryWriter writer)
@@ -321,12 +328,18 @@ public sealed class Attempts
     /// <summary>Captures and reversals, by what they are about: there is one at a time.</summary>
     readonly Dictionary<ulong, Attempt> _about = [];
 
-    // By partition: below it, all that it coordinates is finished as far as this partition is concerned.
+    // By partition: below it, all that it coordinates is finished as far as this partition is concerned, or prepared here.
     readonly SortedDictionary<int, ulong> _lowWater = [];
     readonly Dictionary<int, PriorityQueue<Attempt, ulong>> _remembered = [];
     readonly Stack<Attempt> _spare = new();
 
+    // Own attempts that have a part in this partition, by partition.
+    readonly Dictionary<int, int> _ownWith = [];
+
     public int OwnCount => _own.Count;
+
+    /// <summary>How many own attempts this partition has a part in.</summary>
+    public int OwnCountWith(int partition) => _ownWith.GetValueOrDefault(partition);
 
     public int Count => _bySequence.Count;
 
@@ -351,7 +364,7 @@ public sealed class Attempts
 
     internal Attempt New() => _spare.TryPop(out Attempt? spare) ? spare : new Attempt();
 
-    internal void Add(Attempt attempt)
+    internal void Add(Attempt attempt, Chunked<Account> accounts)
     {
         _bySequence.Add(attempt.Sequence, attempt);
         if (!attempt.IsOwn)
@@ -360,6 +373,12 @@ public sealed class Attempts
             if (!_remembered.TryGetValue(attempt.Coordinator, out PriorityQueue<Attempt, ulong>? remembered)) _remembered[attempt.Coordinator] = remembered = new();
             remembered.Enqueue(attempt, attempt.CoordinatorSequence);
             return;
+        }
+
+        foreach (Movement movement in attempt.Movements)
+        {
+            AddParticipant(attempt, accounts[(int)movement.Payer - 1].Peer);
+            AddParticipant(attempt, accounts[(int)movement.Payee - 1].Peer);
         }
 
         _own.Add((attempt.Home, attempt.TransactionId), attempt);
@@ -371,6 +390,13 @@ public sealed class Attempts
         }
 
         _ownById[attempt.TransactionId] = attempt;
+    }
+
+    void AddParticipant(Attempt attempt, ushort peer)
+    {
+        if (peer == 0 || attempt.Participants.Contains(peer - 1)) return;
+        attempt.Participants.Add(peer - 1);
+        _ownWith[peer - 1] = OwnCountWith(peer - 1) + 1;
     }
 
     /// <summary>What it was about may be asked for again: it was refused, or is over.</summary>
@@ -385,6 +411,7 @@ public sealed class Attempts
         _bySequence.Remove(attempt.Sequence);
         _own.Remove((attempt.Home, attempt.TransactionId));
         Release(attempt);
+        foreach (int partition in attempt.Participants) _ownWith[partition]--;
         if (attempt.NextSameId is Attempt next) next.PreviousSameId = attempt.PreviousSameId;
         if (attempt.PreviousSameId is Attempt previous) previous.NextSameId = attempt.NextSameId;
         else if (attempt.NextSameId is Attempt now) _ownById[attempt.TransactionId] = now;
@@ -393,7 +420,15 @@ public sealed class Attempts
         _spare.Push(attempt);
     }
 
-    /// <summary>Nothing below the mark is ever spoken of again.</summary>
+    /// <summary>A participant's, now that it is decided: one that the mark has passed is to be forgotten with the next mark.</summary>
+    internal void Decided(Attempt attempt)
+    {
+        if (!attempt.IsPassed) return;
+        attempt.IsPassed = false;
+        _remembered[attempt.Coordinator].Enqueue(attempt, attempt.CoordinatorSequence);
+    }
+
+    /// <summary>Nothing below the mark is ever spoken of again, but for what is prepared here and waits for its decision.</summary>
     internal void Forget(int coordinator, ulong lowWater)
     {
         if (lowWater <= LowWaterOf(coordinator)) return;
@@ -401,8 +436,13 @@ public sealed class Attempts
         if (!_remembered.TryGetValue(coordinator, out PriorityQueue<Attempt, ulong>? remembered)) return;
         while (remembered.TryPeek(out Attempt? first, out ulong attempt) && attempt < lowWater)
         {
-            Check.That(first.Status != AttemptStatus.Prepared, "what is finished was decided here");
             remembered.Dequeue();
+            if (first.Status == AttemptStatus.Prepared && !Injected.Is(LedgerDefect.PreparedForgotten))
+            {
+                first.IsPassed = true;
+                continue;
+            }
+
             _ofOthers.Remove((coordinator, attempt));
             _bySequence.Remove(first.Sequence);
             first.Clear();
@@ -423,7 +463,7 @@ public sealed class Attempts
         foreach (Attempt attempt in All) attempt.Write(writer);
     }
 
-    internal void Read(BinaryReader reader)
+    internal void Read(BinaryReader reader, Chunked<Account> accounts)
     {
         for (int count = reader.ReadInt32(); count > 0; count--)
         {
@@ -435,7 +475,7 @@ public sealed class Attempts
         {
             Attempt attempt = New();
             attempt.Read(reader);
-            Add(attempt);
+            Add(attempt, accounts);
         }
     }
 }

@@ -258,7 +258,7 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
             AddToClearing(peer, currency, new Int128(reader.ReadUInt64(), low));
         }
 
-        Attempts.Read(reader);
+        Attempts.Read(reader, AccountList);
         Ids.Read(reader);
         for (int i = 0; i < BalanceList.Count; i++) AddToSum(BalanceList[i].Currency, BalanceList[i].Posted);
         Check.That(UnbalancedCurrencies == 0, "the balances of every currency in a snapshot add up to 0");

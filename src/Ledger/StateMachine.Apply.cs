@@ -183,7 +183,7 @@ public sealed partial class StateMachine
                 (remembered.Status, remembered.Vote, remembered.PreparedMicros) = (e.Kind == EventKind.Refused ? AttemptStatus.Refused : AttemptStatus.Aborted, attachment.Vote(), timeMicros);
                 (remembered.DecisionSequence, remembered.LastSequence, remembered.DecisionMicros) = (sequence, sequence, timeMicros);
                 State.Attempts.Forget(coordinator, lowWater);
-                State.Attempts.Add(remembered);
+                State.Attempts.Add(remembered, State.AccountList);
                 break;
             }
 

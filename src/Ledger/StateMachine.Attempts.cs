@@ -6,8 +6,11 @@ namespace Purse.Ledger;
 /// </summary>
 public sealed partial class StateMachine
 {
-    /// <summary>More commits across partitions than this are not begun before others end.</summary>
-    public const int UndecidedMax = 65_536;
+    /// <summary>
+    /// More commits than this are not begun with one partition before others with it end: one that is down keeps those with the others from nothing.
+    /// Those under way at a time are far fewer, whatever the load.
+    /// </summary>
+    public const int UndecidedMax = 32_768;
 
     /// <summary>Whether other partitions have to be asked: not where this one refuses something that comes before all of theirs.</summary>
     static bool MustAsk(ReadOnlySpan<Step> steps, in Refusal refusal)
@@ -48,12 +51,25 @@ public sealed partial class StateMachine
     };
 
     /// <summary>A dry run ends here, with what this side says of it: the others are asked by whoever wants to know.</summary>
-    bool MayPrepare(in Command command, uint currency, Int128 amount, out Decision instead)
+    bool MayPrepare(in Command command, ReadOnlySpan<Step> steps, out Decision instead)
     {
-        instead = command.DryRun ? new Decision { Currency = currency, Amount = amount, IsPartOnly = true }
-            : State.Attempts.OwnCount >= UndecidedMax ? new Decision { Outcome = Outcome.Overloaded }
-            : default;
+        instead = default;
+        if (command.DryRun) instead = new Decision { Currency = steps[0].Movement.Currency, Amount = steps[0].Movement.Amount, IsPartOnly = true };
+        else if (IsFull(steps)) instead.Outcome = Outcome.Overloaded;
         return !command.DryRun && instead.Outcome == Outcome.Done;
+    }
+
+    bool IsFull(ReadOnlySpan<Step> steps)
+    {
+        // Nobody can have more than all together.
+        if (State.Attempts.OwnCount < UndecidedMax) return false;
+        foreach (ref readonly Step step in steps)
+        {
+            if (step.PayerPeer != 0 && State.Attempts.OwnCountWith(step.PayerPeer - 1) >= UndecidedMax) return true;
+            if (step.PayeePeer != 0 && State.Attempts.OwnCountWith(step.PayeePeer - 1) >= UndecidedMax) return true;
+        }
+
+        return false;
     }
 
     /// <summary>Writes what begins an attempt. The attachment of its head was begun; <see cref="TryJudge"/> left what it touches.</summary>
@@ -433,19 +449,6 @@ public sealed partial class StateMachine
         rejected.Count = (ushort)(attempt.IsTransaction ? attempt.MovementsCount : 0);
     }
 
-    /// <summary>The partitions that have a part in an attempt of this one, each once.</summary>
-    public void ParticipantsOf(Attempt attempt, List<int> participants)
-    {
-        participants.Clear();
-        foreach (Movement movement in attempt.Movements)
-        {
-            ref readonly Account payer = ref State.Account(movement.Payer);
-            ref readonly Account payee = ref State.Account(movement.Payee);
-            if (payer.Peer != 0 && !participants.Contains(payer.Peer - 1)) participants.Add(payer.Peer - 1);
-            if (payee.Peer != 0 && !participants.Contains(payee.Peer - 1)) participants.Add(payee.Peer - 1);
-        }
-    }
-
     /// <summary>What to ask one participant: the postings that touch its accounts.</summary>
     public Preparation PreparationFor(Attempt attempt, int participant)
     {
@@ -530,7 +533,7 @@ public sealed partial class StateMachine
             if ((e.Flags & EventFlags.Capture) != 0) State.Holds[State.Holds.Find(e.Link)].IsCapturing = !Injected.Is(LedgerDefect.CaptureDoesNotKeepHold);
         }
 
-        State.Attempts.Add(attempt);
+        State.Attempts.Add(attempt, State.AccountList);
         return attempt;
     }
 
@@ -556,9 +559,10 @@ public sealed partial class StateMachine
     }
 
     /// <summary>By the first event of the decision; those after it belong to it.</summary>
-    static void Decide(ulong sequence, long timeMicros, Attempt attempt, AttemptStatus status)
+    void Decide(ulong sequence, long timeMicros, Attempt attempt, AttemptStatus status)
     {
         if (attempt.Status == AttemptStatus.Prepared) (attempt.Status, attempt.DecisionSequence, attempt.DecisionMicros) = (status, sequence, timeMicros);
+        State.Attempts.Decided(attempt);
         if (attempt.Status != status) Check.Fail($"event {sequence} does not contradict what was decided of attempt {attempt.Sequence}");
         attempt.LastSequence = sequence;
     }

@@ -51,10 +51,10 @@ public sealed partial class StateMachine
         ref readonly Account payee = ref State.Account(hold.Counterparty);
         if (payee.Peer != 0)
         {
-            if (!MayPrepare(command, hold.Currency, amount, out instead)) return instead;
+            Step step = new(new Movement(hold.Account, hold.Counterparty, hold.Currency, amount), State.Account(hold.Account).IsUnlimited, false) { PayeePeer = payee.Peer };
+            if (!MayPrepare(command, [step], out instead)) return instead;
             batch.BeginAttachment();
             batch.Attach(AttachmentTag.Home, (Int128)home);
-            Step step = new(new Movement(hold.Account, hold.Counterparty, hold.Currency, amount), State.Account(hold.Account).IsUnlimited, false) { PayeePeer = payee.Peer };
             return Prepare(command.TransactionId, EventFlags.Capture, original, [step], default, batch);
         }
 

@@ -54,7 +54,7 @@ public sealed partial class StateMachine
         bool isRefused = !TryJudge(steps, out Refusal refusal);
         if (MustAsk(steps, refusal))
         {
-            if (!MayPrepare(command, steps[0].Movement.Currency, amount, out instead)) return instead;
+            if (!MayPrepare(command, steps, out instead)) return instead;
             batch.BeginAttachment();
             AttachTexts(command, batch);
             if (requested is Int128 given) batch.Attach(AttachmentTag.RequestedAmount, given);

@@ -59,7 +59,7 @@ public sealed partial class StateMachine
         bool isRefused = !TryJudge(steps, out Refusal refusal);
         if (LacksRoomForNames(next)) return new Decision { Outcome = Outcome.StorageFull };
         bool mustAsk = MustAsk(steps, refusal);
-        if (mustAsk && !MayPrepare(command, steps[0].Movement.Currency, steps[0].Movement.Amount, out Decision instead)) return isRefused && command.DryRun ? ToDecision(refusal) with { IsPartOnly = true } : instead;
+        if (mustAsk && !MayPrepare(command, steps, out Decision instead)) return isRefused && command.DryRun ? ToDecision(refusal) with { IsPartOnly = true } : instead;
 
         // Nothing below can fail.
         NameAccounts(postings, steps, batch);

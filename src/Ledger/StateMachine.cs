@@ -81,12 +81,13 @@ public sealed partial class StateMachine(State state)
         if (isAboutPayee && payeePeer == 0) outcome = JudgePayee(command.Counterparty.IsSystem, to, amount, out bound);
         if (LacksRoomForNames(next)) return new Decision { Outcome = Outcome.StorageFull };
         bool isAcross = outcome == Outcome.Done && payeePeer != 0;
-        if (isAcross && !MayPrepare(command, currency, amount, out Decision instead)) return instead;
+        Movement movement = new(payer, payee, currency, amount);
+        Step step = new(movement, command.Account.IsSystem, command.Counterparty.IsSystem) { PayeePeer = payeePeer };
+        if (isAcross && !MayPrepare(command, [step], out Decision instead)) return instead;
 
         // Nothing below can fail.
         if (next != NextAccount) NameAccounts(command.Account, payer, command.Counterparty, payee, batch);
         EventFlags flags = command.UpTo ? EventFlags.UpTo : EventFlags.None;
-        Movement movement = new(payer, payee, currency, amount);
         if (outcome != Outcome.Done)
         {
             return Refuse(command, batch, new Refusal
@@ -106,7 +107,7 @@ public sealed partial class StateMachine(State state)
             AttachTexts(command, batch);
             if (amount != asked) batch.Attach(AttachmentTag.RequestedAmount, asked);
             if (command.Pending) flags |= EventFlags.Pending;
-            return Prepare(command.TransactionId, flags, 0, [new Step(movement, command.Account.IsSystem, false) { PayeePeer = payeePeer }], default, batch);
+            return Prepare(command.TransactionId, flags, 0, [step], default, batch);
         }
 
         ulong sequence = batch.NextSequence;

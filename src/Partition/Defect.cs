@@ -52,6 +52,12 @@ internal enum PartitionDefect
 
     /// <summary>A participant that was told to abort what it never heard of does not remember that.</summary>
     EarlyAbortForgotten,
+
+    /// <summary>The low-water mark counts what is not durable at the coordinator.</summary>
+    LowWaterBeforeDurable,
+
+    /// <summary>A block gets a time that a past that was told of had reached.</summary>
+    PastToldOfChanges,
 }
 
 internal static class Injected

@@ -71,13 +71,7 @@ public sealed partial class Partition
             Await(serving.Allocating);
             try
             {
-                // Its time binds the next life: no block gets one that an answer about the past has spoken of.
-                serving.Journal.AppendMark(serving.Core.AnsweredTimeMicros);
-                serving.Journal.Flush();
-                State state = serving.Core.State;
-                Check.That(state.LastSequence == serving.Journal.FlushedSequence, "a snapshot speaks only of what is durable");
-                if (state.LastSequence > serving.SnapshotSequence)
-                    new Snapshots(_disk, Number).Write(state.LastSequence, serving.Journal.LastRecordsNumber, serving.Journal.LastRecordsHash, state.Write);
+                End(_disk, serving.Journal, serving.Core, serving.SnapshotSequence);
             }
             catch (IOException e)
             {
@@ -89,5 +83,16 @@ public sealed partial class Partition
             serving.Journal.Dispose();
             serving.Readers.Dispose();
         }
+    }
+
+    /// <summary>The last block of a life, and a snapshot where there is news since the last one.</summary>
+    public static void End(IDisk disk, FileJournal journal, PartitionCore core, ulong snapshotSequence)
+    {
+        // Its time binds the next life: no block gets one that an answer about the past has spoken of.
+        journal.AppendMark(core.AnsweredTimeMicros);
+        journal.Flush();
+        State state = core.State;
+        Check.That(state.LastSequence == journal.FlushedSequence, "a snapshot speaks only of what is durable");
+        if (state.LastSequence > snapshotSequence) new Snapshots(disk, state.Partition).Write(state.LastSequence, journal.LastRecordsNumber, journal.LastRecordsHash, state.Write);
     }
 }

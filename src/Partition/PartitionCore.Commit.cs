@@ -12,12 +12,18 @@ public sealed partial class PartitionCore
     const long ResendMicros = 100_000;
     const long ResendMicrosMax = 1_000_000;
 
+    /// <summary>
+    /// While one side of a commit is down, the others remember what they did for it, and with it whatever they did for later ones of the same
+    /// coordinator; so many at the most. Beyond, a coordinator that restarts before the commit ends is told that it was done, but no more where.
+    /// </summary>
+    const int RememberedMax = 16_384;
+
     /// <summary>An attempt that this partition coordinates, by its head.</summary>
     readonly Dictionary<ulong, Round> _rounds = [];
     readonly Stack<Round> _spareRounds = new();
 
-    // Of each participant, the attempts that it may still be spoken to about, in the order of their heads.
-    readonly Dictionary<int, Queue<ulong>> _openOf = [];
+    // Of each participant, the attempts that it may still be spoken to about without having prepared them; the lowest head first.
+    readonly Dictionary<int, PriorityQueue<ulong, ulong>> _openOf = [];
     // Finished, but that is not durable yet: by head, where.
     readonly Dictionary<ulong, ulong> _finished = [];
     readonly Queue<ulong> _finishedInOrder = new();
@@ -27,7 +33,6 @@ public sealed partial class PartitionCore
     readonly PriorityQueue<ulong, long> _resends = new();
     readonly Queue<(CommandRequest Request, int Index)> _retries = new();
     readonly List<CommandRequest> _ended = [];
-    readonly List<int> _participants = [];
     readonly List<Part> _parts = [];
     long _lastNowMicros;
 
@@ -43,6 +48,9 @@ public sealed partial class PartitionCore
         /// <summary>Refused: it has nothing to let go of, and needs not be told.</summary>
         public bool HasRefused;
         public bool IsDone;
+
+        /// <summary>It has prepared, and the low-water mark has passed that.</summary>
+        public bool IsPassed;
 
         /// <summary>Where it ended there.</summary>
         public ulong Sequence;
@@ -117,12 +125,11 @@ public sealed partial class PartitionCore
     Round Begin(Attempt attempt, long nowMicros)
     {
         if (!_spareRounds.TryPop(out Round? round)) round = new Round();
-        _machine.ParticipantsOf(attempt, _participants);
-        foreach (int partition in _participants)
+        foreach (int partition in attempt.Participants)
         {
             round.Sides.Add(new Side { Partition = partition });
-            if (!_openOf.TryGetValue(partition, out Queue<ulong>? open)) _openOf[partition] = open = new();
-            open.Enqueue(attempt.Sequence);
+            if (!_openOf.TryGetValue(partition, out PriorityQueue<ulong, ulong>? open)) _openOf[partition] = open = new();
+            open.Enqueue(attempt.Sequence, attempt.Sequence);
         }
 
         (round.Lowest, round.ResendMicros, round.IsTakenUp) = (attempt.Vote, ResendMicros, false);
@@ -242,7 +249,9 @@ public sealed partial class PartitionCore
         _machine.Conclude(attempt, vote, by, _batch!);
         for (int i = 0; i < round.Sides.Count; i++)
         {
-            if (round.Sides[i].HasRefused) round.Sides[i] = round.Sides[i] with { IsDone = true };
+            Side side = round.Sides[i];
+            if (side.IsPassed) _openOf[side.Partition].Enqueue(head, head);
+            round.Sides[i] = side with { IsPassed = false, IsDone = side.HasRefused };
         }
 
         if (round.AllDone) Finish(attempt, round);
@@ -285,7 +294,7 @@ public sealed partial class PartitionCore
         Attempt attempt = State.Attempts.Find(message.Attempt)!;
         int index = round.IndexOf(message.From);
         // Before the decision, a participant can only repeat what became of another attempt.
-        if (index < 0 || !attempt.IsDecided) return;
+        if (index < 0 || !attempt.IsDecided || round.Sides[index].IsDone) return;
         round.Sides[index] = round.Sides[index] with { IsDone = true, Sequence = message.Sequence };
         if (round.AllDone) Finish(attempt, round);
     }
@@ -390,23 +399,41 @@ public sealed partial class PartitionCore
     }
 
     /// <summary>
-    /// The lowest attempt that this participant may still be spoken to about; the one that it is spoken to about now is one. Only what is durable
-    /// counts: a vote whose decision a crash takes back is asked for again.
+    /// The lowest attempt that this participant may still be spoken to about and has not prepared; the one that it is spoken to about now is one.
+    /// Only what is durable counts: a vote whose decision a crash takes back is asked for again. What is prepared there is remembered there in any
+    /// case: one that waits long for another side's vote must not make this side remember all that comes after.
     /// </summary>
     ulong LowWaterFor(int participant, ulong flushed)
     {
         while (_finishedInOrder.TryPeek(out ulong finished) && _finished[finished] <= flushed) _finished.Remove(_finishedInOrder.Dequeue());
-        Queue<ulong> open = _openOf[participant];
-        while (open.TryPeek(out ulong head))
+        PriorityQueue<ulong, ulong> open = _openOf[participant];
+        while (open.TryPeek(out ulong head, out _))
         {
-            bool isOpen = _rounds.TryGetValue(head, out Round? round)
-                ? !round.Sides[round.IndexOf(participant)].IsDone || State.Attempts.Find(head)!.LastSequence > flushed
-                : _finished.ContainsKey(head);
-            if (isOpen) return head;
+            if (IsOpen(head, participant, flushed)) return head;
             open.Dequeue();
         }
 
         throw new InvariantBrokenException($"Invariant broken: partition {participant} is spoken to about an attempt that it has a part in.");
+    }
+
+    bool IsOpen(ulong head, int participant, ulong flushed)
+    {
+        if (Injected.Is(PartitionDefect.LowWaterBeforeDurable)) flushed = ulong.MaxValue;
+        if (!_rounds.TryGetValue(head, out Round? round)) return _finished.GetValueOrDefault(head) > flushed;
+        Attempt attempt = State.Attempts.Find(head)!;
+        int index = round.IndexOf(participant);
+        Side side = round.Sides[index];
+        if (!attempt.IsDecided)
+        {
+            // Asked for again after a restart, a vote for is found where it was given, but one against is forgotten.
+            bool isPassed = side.HasVoted && !side.HasRefused;
+            if (isPassed) round.Sides[index] = side with { IsPassed = true };
+            return !isPassed;
+        }
+
+        if (!side.IsDone || attempt.LastSequence > flushed) return true;
+        // Told again, a side that has forgotten a commit does not know where it is.
+        return attempt.Status == AttemptStatus.Committed && _openOf[participant].Count <= RememberedMax;
     }
 
     void AbandonAttempts()

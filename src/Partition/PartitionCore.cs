@@ -114,7 +114,7 @@ public sealed partial class PartitionCore
         Check.That(batch.Count == 0 || batch.NextSequence == State.LastSequence + 1, "every event of a block is applied");
         foreach (ReadRequest read in _reads)
         {
-            AnsweredTimeMicros = Math.Max(AnsweredTimeMicros, read.AsOfMicros);
+            if (!Injected.Is(PartitionDefect.PastToldOfChanges)) AnsweredTimeMicros = Math.Max(AnsweredTimeMicros, read.AsOfMicros);
             read.Read(this);
             _waiting.Enqueue((read, State.LastSequence));
         }
@@ -142,18 +142,14 @@ public sealed partial class PartitionCore
             else Settle(commands);
         }
 
-        for (int i = 0; i < _ended.Count;)
+        int later = 0;
+        for (int i = 0; i < _ended.Count; i++)
         {
-            if (_ended[i].DecidedSequence > answerable)
-            {
-                i++;
-                continue;
-            }
-
-            CommandRequest ended = _ended[i];
-            _ended.RemoveAt(i);
-            Settle(ended);
+            if (_ended[i].DecidedSequence > answerable) _ended[later++] = _ended[i];
+            else Settle(_ended[i]);
         }
+
+        _ended.RemoveRange(later, _ended.Count - later);
 
         Speak(answerable);
     }

@@ -29,6 +29,9 @@ public sealed class FaultyDisk : IDisk
 
     public int FailFlushIn { get; set; }
 
+    /// <summary>As above, for reads; what cannot be read must not be taken for what is not there.</summary>
+    public int FailReadIn { get; set; }
+
     /// <summary>A failing write first writes part of what it was given.</summary>
     public bool FailingWriteIsTorn { get; set; }
 
@@ -183,6 +186,7 @@ public sealed class FaultyDisk : IDisk
         {
             lock (disk._lock)
             {
+                if (disk.FailReadIn > 0 && --disk.FailReadIn == 0) throw new IOException("The disk failed to read.");
                 if (offset >= content.Bytes.Length) return 0;
                 int length = (int)Math.Min(buffer.Length, content.Bytes.Length - offset);
                 content.Bytes.AsSpan((int)offset, length).CopyTo(buffer);

@@ -53,6 +53,12 @@ public sealed record SimulationOptions
     /// <summary>An operator ends a commit across partitions.</summary>
     public int AbortRate { get; init; }
 
+    /// <summary>A partition is told to stop, as when its server is.</summary>
+    public int CleanStopRate { get; init; }
+
+    /// <summary>Of a recovery, per cent: the disk fails to read.</summary>
+    public int FailReadRate { get; init; }
+
     public int SnapshotRate { get; init; }
 
     public int HoldPercent { get; init; }
@@ -65,8 +71,11 @@ public sealed record SimulationOptions
 
     public int ReadPercent { get; init; }
 
-    /// <summary>Commands sent again though they were answered.</summary>
+    /// <summary>Commands sent again though they were answered, some of them as dry runs.</summary>
     public int RepeatPercent { get; init; }
+
+    /// <summary>Requests of several commands.</summary>
+    public int BulkPercent { get; init; }
 
     public static SimulationOptions Draw(int seed)
     {
@@ -101,6 +110,9 @@ public sealed record SimulationOptions
             AccountChangePercent = Sometimes(20),
             ReadPercent = Sometimes(50),
             RepeatPercent = Sometimes(20),
+            CleanStopRate = Sometimes(5),
+            FailReadRate = Sometimes(20),
+            BulkPercent = Sometimes(40),
         };
     }
 
@@ -129,6 +141,9 @@ public sealed record SimulationOptions
         if (ReversalPercent > 0) yield return this with { ReversalPercent = 0 };
         if (AccountChangePercent > 0) yield return this with { AccountChangePercent = 0 };
         if (ReadPercent > 0) yield return this with { ReadPercent = 0 };
+        if (CleanStopRate > 0) yield return this with { CleanStopRate = 0 };
+        if (FailReadRate > 0) yield return this with { FailReadRate = 0 };
+        if (BulkPercent > 0) yield return this with { BulkPercent = 0 };
         if (RepeatPercent > 0) yield return this with { RepeatPercent = 0 };
         if (Clients > 1) yield return this with { Clients = Clients / 2 };
     }

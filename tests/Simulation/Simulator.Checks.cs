@@ -32,7 +32,7 @@ public sealed partial class Simulator
         return stream.ToArray();
     }
 
-    readonly record struct Recorded(Event Event, long TimeMicros, byte[] Attachments)
+    readonly record struct Recorded(Event Event, long TimeMicros, ulong Epoch, byte[] Attachments)
     {
         public Attachment Attachment => new(Event.Attachment, Attachments, []);
     }
@@ -94,7 +94,7 @@ public sealed partial class Simulator
         while (reader.TryReadNext(out Block block))
         {
             byte[] attachments = block.Attachments.ToArray();
-            foreach (ref readonly Event e in block.RecordsAs<Event>()) events.Add(new Recorded(e, block.Header.TimeMicros, attachments));
+            foreach (ref readonly Event e in block.RecordsAs<Event>()) events.Add(new Recorded(e, block.Header.TimeMicros, block.Header.Epoch, attachments));
         }
 
         return events;
@@ -137,6 +137,9 @@ public sealed partial class Simulator
     {
         Check(read.Sequence >= read.NotBefore, $"a read showed event {read.Sequence} after {read.NotBefore} was acknowledged");
         Check(read.Sequence <= (ulong)events.Count, $"a read showed event {read.Sequence}, which is lost");
+        // A past that was told of stays as it was. A clock that is set back while the process is down is beyond what one life can promise another.
+        if (read.AsOfMicros != 0 && read.Sequence < (ulong)events.Count && events[(int)read.Sequence] is var next && next.Epoch == read.Epoch)
+            Check(next.TimeMicros > read.AsOfMicros, $"event {read.Sequence + 1} is of {next.TimeMicros}, and a past up to {read.AsOfMicros} was told of without it");
         uint account = state.Names.Find(read.Account);
         for (int i = (int)read.Sequence - 1; i >= 0; i--)
         {

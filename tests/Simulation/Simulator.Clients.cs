@@ -15,37 +15,68 @@ public sealed partial class Simulator
             return;
         }
 
-        if (client.Command is null && _random.Next(100) < _options.ReadPercent)
+        if (client.Commands.Count == 0 && _random.Next(100) < _options.ReadPercent)
         {
-            AccountName account = Account(_random.Next(_options.Accounts + 1) is > 0 and int n ? n - 1 : -1);
-            CurrencyCode code = CurrencyCode.Parse(LedgerModel.Currencies[_random.Next(2)]);
-            if (_isHealed || !TryTurnTo(client, account.IsSystem ? _shards[_random.Next(_shards.Length)] : _shards[account.PartitionOf(_shards.Length)])) return;
-            client.Asked!.Core.State.TryCurrency(code, out uint currency, out _);
-            client.Read = (account, currency);
-            Submit(client, new ReadRequest<Balance>((State state) => state.Balance(state.Names.Find(account), currency)));
+            AskForBalance(client);
             return;
         }
 
-        if (client.Command is null)
+        if (client.Commands.Count == 0)
         {
             if (_isHealed) return;
-            client.Command = _ids.Count > 0 && _random.Next(100) < _options.RepeatPercent ? _sent[_ids[_random.Next(_ids.Count)]] : NewCommand();
+            client.Commands.Add(NextCommand());
+            for (int more = _random.Next(100) < _options.BulkPercent && !IsToBeLookedUp(client.Commands[0]) ? _random.Next(8) : 0; more > 0; more--)
+            {
+                // One request goes to one partition; what else is drawn is as if nobody had thought of it.
+                Command next = NextCommand();
+                if (!IsToBeLookedUp(next) && PartitionOf(next) == PartitionOf(client.Commands[0])) client.Commands.Add(next);
+            }
         }
 
-        if (!TryTurnTo(client, _shards[PartitionOf(client.Command.Value)])) return;
-        Command command = client.Command.Value;
-        if (command.Kind == CommandKind.Reverse && command.Details is null)
+        if (!TryTurnTo(client, _shards[PartitionOf(client.Commands[0])])) return;
+        if (IsToBeLookedUp(client.Commands[0]))
         {
+            Command command = client.Commands[0];
             client.IsLookingUp = true;
             Submit(client, new ReadRequest<(Outcome Outcome, ulong Original, ulong Before)>((State state) =>
                 (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before)));
             return;
         }
 
-        CommandRequest request = new(1);
-        request.Commands[0] = command;
-        if (_fates.TryGetValue(command.TransactionId, out Fate? fate)) fate.AttemptsInFlight++;
+        CommandRequest request = new(client.Commands.Count) { Count = client.Commands.Count };
+        client.Commands.CopyTo(request.Commands);
+        foreach (Command command in client.Commands)
+        {
+            if (FateOf(command) is Fate fate) fate.AttemptsInFlight++;
+        }
+
         Submit(client, request);
+    }
+
+    void AskForBalance(Client client)
+    {
+        AccountName account = Account(_random.Next(_options.Accounts + 1) is > 0 and int n ? n - 1 : -1);
+        CurrencyCode code = CurrencyCode.Parse(LedgerModel.Currencies[_random.Next(2)]);
+        if (_isHealed || !TryTurnTo(client, account.IsSystem ? _shards[_random.Next(_shards.Length)] : _shards[account.PartitionOf(_shards.Length)])) return;
+        client.Asked!.Core.State.TryCurrency(code, out uint currency, out _);
+        // Of the past: up to now, as that partition's clock has it.
+        long asOfMicros = _random.Next(4) == 0 ? NowMicros(client.Asked.Shard) - _random.Next(2) * _random.Next(1_000_000) : 0;
+        client.Read = (account, currency, asOfMicros);
+        Submit(client, new ReadRequest<Balance>((State state) => state.Balance(state.Names.Find(account), currency)) { AsOfMicros = asOfMicros });
+    }
+
+    /// <summary>A reversal is told what it takes back.</summary>
+    static bool IsToBeLookedUp(in Command command) => command.Kind == CommandKind.Reverse && command.Details is null;
+
+    /// <summary>Null for what leaves nothing behind in any case.</summary>
+    Fate? FateOf(in Command command) => command.DryRun ? null : _fates.GetValueOrDefault(command.TransactionId);
+
+    Command NextCommand()
+    {
+        if (_ids.Count == 0 || _random.Next(100) >= _options.RepeatPercent) return NewCommand();
+        Command again = _sent[_ids[_random.Next(_ids.Count)]];
+        if (again.Kind is CommandKind.Transfer or CommandKind.Transaction && _random.Next(4) == 0) again.DryRun = true;
+        return again;
     }
 
     /// <summary>False where nobody is there.</summary>
@@ -179,12 +210,13 @@ public sealed partial class Simulator
             (Request request, Writer asked) = (client.Request, client.Asked!);
             client.Request = null;
             if (status == RequestStatus.Answered) _answered++;
-            if (client.Read is var (account, currency))
+            if (client.Read is var (account, currency, asOfMicros))
             {
                 client.Read = null;
                 if (status == RequestStatus.Answered && request is ReadRequest<Balance> read)
                 {
-                    _reads.Add(new ReadAnswer(asked.Shard.Number, account, currency, read.Result.Posted, read.Result.Held, read.Sequence, client.NotBefore, client.AskedStep));
+                    _reads.Add(new ReadAnswer(
+                        asked.Shard.Number, account, currency, read.Result.Posted, read.Result.Held, read.Sequence, client.NotBefore, client.AskedStep, asOfMicros, asked.Journal.Epoch));
                     // Whoever asks after this answer sees no less.
                     asked.Shard.AcknowledgedSequence = Math.Max(asked.Shard.AcknowledgedSequence, read.Sequence);
                 }
@@ -203,50 +235,63 @@ public sealed partial class Simulator
 
     static void OnLookedUp(Client client, (Outcome Outcome, ulong Original, ulong Before) found, Writer asked)
     {
-        Command command = client.Command!.Value;
+        Command command = client.Commands[0];
         if (found.Outcome == Outcome.Done && found.Before == 0)
         {
             Original original = asked.Readers.ReadOriginal(found.Original);
             // As the server does: a transaction is reversed in full, and an amount is refused before anything is decided.
             if (original.IsTransaction && command.AmountDigits != 0)
             {
-                client.Command = null;
+                client.Commands.Clear();
                 return;
             }
 
             command.Details = new CommandDetails { Original = original };
-            client.Command = command;
+            client.Commands[0] = command;
         }
         else if (found.Outcome is not Outcome.Blocked and not Outcome.Undecided)
         {
-            client.Command = null;
+            client.Commands.Clear();
         }
     }
 
     void OnDecided(Client client, CommandRequest request, Writer asked, RequestStatus status)
     {
-        Command command = client.Command!.Value;
-        Fate? fate = _fates.GetValueOrDefault(command.TransactionId);
-        if (fate is not null) fate.AttemptsInFlight--;
-        if (status != RequestStatus.Answered)
+        Command[] commands = [.. client.Commands];
+        client.Commands.Clear();
+        foreach (Command command in commands)
         {
-            // "Left nothing behind", or nobody knows: the same again, later.
-            if (fate is not null) fate.MayBeRecorded |= status is RequestStatus.UnavailableUnknown or RequestStatus.DeadlineUnknown;
-            return;
+            if (FateOf(command) is Fate fate) fate.AttemptsInFlight--;
         }
 
-        Decision decision = request.Decisions[0];
+        for (int i = 0; i < commands.Length; i++)
+        {
+            // "Left nothing behind", or nobody knows: the same again, later.
+            if (status == RequestStatus.Answered ? OnDecided(client, commands[i], request.Decisions[i], asked) : OnUnknown(commands[i], status)) client.Commands.Add(commands[i]);
+        }
+    }
+
+    bool OnUnknown(in Command command, RequestStatus status)
+    {
+        if (FateOf(command) is Fate fate) fate.MayBeRecorded |= status is RequestStatus.UnavailableUnknown or RequestStatus.DeadlineUnknown;
+        return true;
+    }
+
+    /// <returns>Whether it has to be asked again.</returns>
+    bool OnDecided(Client client, Command command, Decision decision, Writer asked)
+    {
+        _fates.TryGetValue(command.TransactionId, out Fate? fate);
         if (decision.Outcome == Outcome.Duplicate)
             Check(fate is { MayBeRecorded: true } or { AttemptsInFlight: > 0 }, $"transaction {command.TransactionId:x} was said to have left nothing behind, and is a duplicate now");
-        if (decision.Outcome is Outcome.StorageFull or Outcome.Overloaded) return;
-        client.Command = null;
+        if (decision.Outcome is Outcome.StorageFull or Outcome.Overloaded) return true;
         // What was read from a journal is told to that command only: another attempt looks again.
         if (command.Kind == CommandKind.Reverse) command.Details = null;
-        if (decision.Sequence == 0) return;
+        if (decision.Sequence == 0) return false;
         if (fate is not null) fate.MayBeRecorded = true;
         _acknowledged.Add(new Acknowledged(asked.Shard.Number, command, decision, client.NotBefore, _step));
         // Every side shows it from now on.
         foreach (Part part in decision.Parts ?? [new Part(asked.Shard.Number, decision.LastSequence)])
             _shards[part.Partition].AcknowledgedSequence = Math.Max(_shards[part.Partition].AcknowledgedSequence, part.Sequence);
+        return false;
     }
 }

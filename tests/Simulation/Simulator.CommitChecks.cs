@@ -60,6 +60,15 @@ public sealed partial class Simulator
                     if (!finished.CarriedOut.Contains(side) && finished.Votes.GetValueOrDefault(side).Outcome is null or "done") return false;
                 }
 
+                if (finished.Outcome == "done")
+                {
+                    // It says where each side ends, for ever.
+                    Part[] told = recorded.Attachment.Parts();
+                    foreach (Part begins in carriedOut[(partition, head)])
+                        Check(Array.Exists(told, part => part.Partition == begins.Partition && part.Sequence >= begins.Sequence), $"event {sequence} does not say where attempt {head} ends in partition {begins.Partition}");
+                    Check(told.Length == carriedOut[(partition, head)].Count, $"event {sequence} says that attempt {head} has {told.Length} parts");
+                }
+
                 model.Finish(finished);
                 return true;
             }

@@ -63,7 +63,7 @@ public sealed partial class Simulator
 
     sealed record Acknowledged(int Partition, Command Command, Decision Decision, ulong NotBefore, int AnsweredStep);
 
-    sealed record ReadAnswer(int Partition, AccountName Account, uint Currency, Int128 Posted, Int128 Held, ulong Sequence, ulong NotBefore, int AskedStep);
+    sealed record ReadAnswer(int Partition, AccountName Account, uint Currency, Int128 Posted, Int128 Held, ulong Sequence, ulong NotBefore, int AskedStep, long AsOfMicros, ulong Epoch);
 
     /// <summary>One partition: its disk, and whoever believes to be its writer.</summary>
     sealed class Shard(int number)
@@ -121,11 +121,11 @@ public sealed partial class Simulator
         public ulong NotBefore;
         public int AskedStep;
 
-        /// <summary>Sent and not yet answered for good.</summary>
-        public Command? Command;
+        /// <summary>Sent together, and not yet answered for good.</summary>
+        public List<Command> Commands { get; } = [];
 
-        /// <summary>Of a read: what it asks for.</summary>
-        public (AccountName Account, uint Currency)? Read;
+        /// <summary>Of a read: what it asks for, and of when, 0 for now.</summary>
+        public (AccountName Account, uint Currency, long AsOfMicros)? Read;
 
         /// <summary>Of a reversal that still has to be told what it takes back.</summary>
         public bool IsLookingUp;
@@ -213,7 +213,7 @@ public sealed partial class Simulator
         Heal();
         for (int limit = _step + 40_000; !IsQuiet(); _step++)
         {
-            if (_step == limit) throw Broken(_clients.Exists(c => c.Command is not null || c.Request is not null) ? "after all has healed, a caller still waits for its answer" : "after all has healed, a commit across partitions does not end");
+            if (_step == limit) throw Broken(_clients.Exists(c => c.Commands.Count > 0 || c.Request is not null) ? "after all has healed, a caller still waits for its answer" : "after all has healed, a commit across partitions does not end");
             _nowMicros += _random.Next(20_000);
             Act();
             ReadAnswers();
@@ -231,7 +231,7 @@ public sealed partial class Simulator
     }
 
     /// <summary>Everybody was answered, and nothing is under way.</summary>
-    bool IsQuiet() => !_clients.Exists(c => c.Command is not null || c.Request is not null)
+    bool IsQuiet() => !_clients.Exists(c => c.Commands.Count > 0 || c.Request is not null)
         && Array.TrueForAll(_shards, shard => shard.Writers is [.., { Core: { UndecidedCount: 0 } core }] && core.FlushedSequence == core.AppendedSequence && !core.HasWork(0));
 
     void Trace(Shard shard, string what) => _trace?.Invoke($"{_step,6} {(_shards.Length == 1 ? "" : $"partition {shard.Number}: ")}{what}");
@@ -272,6 +272,7 @@ public sealed partial class Simulator
             if (_options.FailWriteRate > 0 && _random.Next(2) == 0) (disk.FailWriteIn, disk.FailingWriteIsTorn) = (1 + _random.Next(3), _random.Next(3) > 0);
             TakeOver(shard);
         }
+        else if (Happens(_options.CleanStopRate)) StopCleanly(shard);
         else if (Happens(_options.ClockJumpRate)) shard.ClockMicros += _random.NextInt64(-3_000_000, 10_000_000);
         else if (Happens(_options.AbortRate)) AbortSome(shard);
         else return false;
@@ -316,10 +317,14 @@ public sealed partial class Simulator
 
     void GiveUp(Client client)
     {
-        if (client is { Request: CommandRequest, Command: Command command } && _fates.TryGetValue(command.TransactionId, out Fate? fate))
+        if (client.Request is CommandRequest)
         {
-            fate.AttemptsInFlight--;
-            fate.MayBeRecorded = true;
+            foreach (Command command in client.Commands)
+            {
+                if (FateOf(command) is not Fate fate) continue;
+                fate.AttemptsInFlight--;
+                fate.MayBeRecorded = true;
+            }
         }
 
         (client.Request, client.Asked, client.Read, client.IsLookingUp) = (null, null, null, false);
@@ -335,6 +340,7 @@ public sealed partial class Simulator
     void TakeOver(Shard shard)
     {
         Recovered recovered;
+        if (!_isHealed && Happens(_options.FailReadRate * 10)) shard.Disk.FailReadIn = 1 + _random.Next(100);
         try
         {
             recovered = Partition.Recover(shard.Disk, shard.Number, _options.Partitions, Journal, _random.NextInt64(), static _ => { });
@@ -344,6 +350,10 @@ public sealed partial class Simulator
             // The disk is still full, or fails: tried again later.
             Trace(shard, $"a take-over failed: {e.Message}");
             return;
+        }
+        finally
+        {
+            shard.Disk.FailReadIn = 0;
         }
 
         Trace(shard, $"epoch {recovered.Journal.Epoch} takes over at event {recovered.Machine.State.LastSequence}, block {recovered.Journal.LastNumber}{(recovered.Journal.TornTail is { } torn ? $", and cuts {torn}" : "")}");
@@ -489,7 +499,35 @@ public sealed partial class Simulator
         }
     }
 
-    /// <summary>Its journal failed: it answers nothing from what it has any more.</summary>
+    /// <summary>As a server that is told to stop: what was asked is answered, nothing new is taken, and the last block binds the next life.</summary>
+    void StopCleanly(Shard shard)
+    {
+        if (shard.Writers is not [.., Writer writer]) return;
+        Trace(shard, $"epoch {writer.Journal.Epoch} is told to stop");
+        writer.Queue.Close(RequestStatus.ShuttingDown);
+        try
+        {
+            while (!writer.Queue.IsEmpty || writer.Sealed.Count > 0 || writer.Core.WaitingCount > 0 || writer.Core.FlushedSequence != writer.Core.AppendedSequence)
+            {
+                while (writer.Sealed.Count > 0) Append(writer);
+                writer.Journal.Flush();
+                shard.Durable[writer.Journal.LastNumber] = writer.Journal.LastHash;
+                Answer(writer);
+                Fill(writer);
+            }
+
+            Partition.End(shard.Disk, writer.Journal, writer.Core, snapshotSequence: 0);
+            shard.Durable[writer.Journal.LastNumber] = writer.Journal.LastHash;
+        }
+        catch (IOException e) when (e is not JournalDamagedException)
+        {
+            Trace(shard, $"epoch {writer.Journal.Epoch} stops otherwise: {e.Message}");
+        }
+
+        Stop(writer);
+    }
+
+    /// <summary>Its journal failed, or is closed: it answers nothing from what it has any more.</summary>
     void Stop(Writer writer)
     {
         writer.IsStopped = true;

@@ -88,4 +88,138 @@ public sealed class CommitTests
         Assert.InRange(_core.WaitersCountOf(head), 1, 200);
         Assert.False(first.IsEnded);
     }
+
+    static string Among(int partition) => Enumerable.Range(0, 100).Select(i => $"a{i}").First(name => AccountName.Parse(name).PartitionOf(3) == partition);
+
+    /// <summary>Three partitions that speak to each other at once.</summary>
+    sealed class Three
+    {
+        readonly EventBatch _batch = new(1000);
+        readonly RequestQueue[] _queues = [.. Enumerable.Range(0, 3).Select(_ => new RequestQueue(1000))];
+        long _nowMicros = 1_000_000;
+
+        public PartitionCore[] Cores { get; } = [.. Enumerable.Range(0, 3).Select(i => new PartitionCore(new StateMachine(new State(1, i, 3)), 0))];
+
+        /// <summary>What is lost.</summary>
+        public Func<Message, bool> IsLost { get; set; } = static _ => false;
+
+        /// <summary>Of the last commit that ended.</summary>
+        public Part[] Parts { get; private set; } = [];
+
+        public Three()
+        {
+            for (int i = 0; i < 3; i++) Ask(i, TestLedger.Change(CommandKind.OpenAccount, Among(i)));
+            Ask(0, TestLedger.Transfer(1, "@world", Among(0), "1000.00"));
+            Run();
+        }
+
+        public CommandRequest Ask(int partition, params Command[] commands)
+        {
+            CommandRequest request = new(commands.Length) { Count = commands.Length };
+            commands.CopyTo(request.Commands);
+            _ = request.Begin(Timeout.InfiniteTimeSpan);
+            Assert.Null(_queues[partition].TryAdd(request));
+            return request;
+        }
+
+        public void Wait() => _nowMicros += 2_000_000;
+
+        /// <summary>Another life of a partition, from what was durable.</summary>
+        public void Restart(int partition)
+        {
+            State state = new(2, partition, 3);
+            state.Read(new MemoryStream(TestLedger.Bytes(Cores[partition].State)));
+            Cores[partition] = new PartitionCore(new StateMachine(state), 0);
+        }
+
+        public void Run()
+        {
+            for (bool isMoving = true; isMoving;)
+            {
+                isMoving = false;
+                for (int i = 0; i < 3; i++)
+                {
+                    PartitionCore core = Cores[i];
+                    if (_queues[i].IsEmpty && !core.HasWork(_nowMicros)) continue;
+                    isMoving = true;
+                    core.Fill(_batch, _nowMicros += 10, _queues[i], hasRoom: true, hasReserve: true);
+                    foreach (ref readonly Event e in _batch.Events)
+                    {
+                        if (e.Kind == EventKind.Finished) Parts = new Attachment(e.Attachment, _batch.Attachments, []).Parts();
+                    }
+
+                    core.Flushed(core.AppendedSequence);
+                    foreach (Message message in core.Outgoing.Where(message => !IsLost(message))) Cores[message.To].Receive(message);
+                    core.Outgoing.Clear();
+                }
+            }
+        }
+    }
+
+    /// <summary>
+    /// Excludes: while one partition is down, the others remember all that they ever do for a coordinator that waits for it; and a coordinator that
+    /// takes no commits with those that are up.
+    /// </summary>
+    [Fact]
+    public void One_side_that_is_down_makes_no_other_remember_what_comes_after()
+    {
+        Three three = new() { IsLost = static message => message.To == 2 };
+        CommandRequest stuck = three.Ask(0, TestLedger.Transaction(2, (Among(0), Among(1), "1.00", "USD"), (Among(0), Among(2), "1.00", "USD")));
+        three.Run();
+        uint id = 100;
+        for (int i = 0; i < 200; i++)
+        {
+            three.Ask(0, TestLedger.Transfer(id++, Among(0), Among(1), "0.01"));
+            three.Run();
+        }
+
+        Assert.Equal(1, three.Cores[0].UndecidedCount);
+        Assert.InRange(three.Cores[1].State.Attempts.Count, 1, 3);
+        Assert.False(stuck.IsReusable);
+
+        // As many as are allowed with the one that is down; the other one is not kept from anything.
+        for (int left = StateMachine.UndecidedMax - 1; left > 0; left -= 500)
+        {
+            three.Ask(0, [.. Enumerable.Range(0, Math.Min(left, 500)).Select(_ => TestLedger.Transfer(id++, Among(0), Among(2), "0.01"))]);
+            three.Run();
+        }
+
+        Assert.Equal(StateMachine.UndecidedMax, three.Cores[0].UndecidedCount);
+        CommandRequest tooMany = three.Ask(0, TestLedger.Transfer(id++, Among(0), Among(2), "0.01"));
+        CommandRequest other = three.Ask(0, TestLedger.Transfer(id++, Among(0), Among(1), "0.01"));
+        three.Run();
+        Assert.Equal(Outcome.Overloaded, tooMany.Decisions[0].Outcome);
+        Assert.Equal(Outcome.Done, other.Decisions[0].Outcome);
+
+        three.IsLost = static _ => false;
+        three.Wait();
+        three.Run();
+        Assert.Equal(0, three.Cores[0].UndecidedCount);
+        Assert.Equal(Outcome.Done, stuck.Decisions[0].Outcome);
+        Assert.Equal([0, 1, 2], stuck.Decisions[0].Parts!.Select(part => part.Partition));
+    }
+
+    /// <summary>
+    /// Excludes: one side carries out a commit and forgets it while another is down; the coordinator restarts, and never learns again where that was.
+    /// </summary>
+    [Fact]
+    public void Where_each_side_ends_is_known_after_a_restart_in_between()
+    {
+        Three three = new() { IsLost = static message => message is { To: 2, Kind: MessageKind.Decision } };
+        three.Ask(0, TestLedger.Transaction(2, (Among(0), Among(1), "1.00", "USD"), (Among(0), Among(2), "1.00", "USD")));
+        three.Run();
+        for (uint id = 100; id < 110; id++)
+        {
+            three.Ask(0, TestLedger.Transfer(id, Among(0), Among(1), "0.01"));
+            three.Run();
+        }
+
+        Assert.Equal(1, three.Cores[0].UndecidedCount);
+        three.Restart(0);
+        three.IsLost = static _ => false;
+        three.Wait();
+        three.Run();
+        Assert.Equal(0, three.Cores[0].UndecidedCount);
+        Assert.Equal([0, 1, 2], three.Parts.Select(part => part.Partition));
+    }
 }
