@@ -343,6 +343,9 @@ public sealed class Attempts
 
     public int Count => _bySequence.Count;
 
+    /// <summary>How many this partition has prepared for others that have not decided.</summary>
+    public int PreparedForOthersCount { get; private set; }
+
     /// <summary>What is not finished of what this partition coordinates, and what it still remembers of others'; in the order of their heads.</summary>
     public IEnumerable<Attempt> All => _bySequence.Values.OrderBy(a => a.Sequence);
 
@@ -372,6 +375,7 @@ public sealed class Attempts
             _ofOthers.Add((attempt.Coordinator, attempt.CoordinatorSequence), attempt);
             if (!_remembered.TryGetValue(attempt.Coordinator, out PriorityQueue<Attempt, ulong>? remembered)) _remembered[attempt.Coordinator] = remembered = new();
             remembered.Enqueue(attempt, attempt.CoordinatorSequence);
+            if (attempt.Status == AttemptStatus.Prepared) PreparedForOthersCount++;
             return;
         }
 
@@ -423,6 +427,7 @@ public sealed class Attempts
     /// <summary>A participant's, now that it is decided: one that the mark has passed is to be forgotten with the next mark.</summary>
     internal void Decided(Attempt attempt)
     {
+        if (!attempt.IsOwn) PreparedForOthersCount--;
         if (!attempt.IsPassed) return;
         attempt.IsPassed = false;
         _remembered[attempt.Coordinator].Enqueue(attempt, attempt.CoordinatorSequence);

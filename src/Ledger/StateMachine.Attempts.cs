@@ -561,8 +561,12 @@ public sealed partial class StateMachine
     /// <summary>By the first event of the decision; those after it belong to it.</summary>
     void Decide(ulong sequence, long timeMicros, Attempt attempt, AttemptStatus status)
     {
-        if (attempt.Status == AttemptStatus.Prepared) (attempt.Status, attempt.DecisionSequence, attempt.DecisionMicros) = (status, sequence, timeMicros);
-        State.Attempts.Decided(attempt);
+        if (attempt.Status == AttemptStatus.Prepared)
+        {
+            (attempt.Status, attempt.DecisionSequence, attempt.DecisionMicros) = (status, sequence, timeMicros);
+            State.Attempts.Decided(attempt);
+        }
+
         if (attempt.Status != status) Check.Fail($"event {sequence} does not contradict what was decided of attempt {attempt.Sequence}");
         attempt.LastSequence = sequence;
     }

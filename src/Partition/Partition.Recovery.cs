@@ -16,7 +16,7 @@ public sealed partial class Partition
         if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
         _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshotSequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
-        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros), new EventReaders(_disk, Number, journal, machine.State)) { SnapshotSequence = snapshotSequence };
+        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally), new EventReaders(_disk, Number, journal, machine.State)) { SnapshotSequence = snapshotSequence };
     }
 
     /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>

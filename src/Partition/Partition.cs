@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Purse.Journal;
 using Purse.Ledger;
@@ -49,6 +50,9 @@ public sealed partial class Partition : IAsyncDisposable
     volatile Exception? _fault;
     volatile bool _stopping;
     readonly Lock _journalLock = new();
+
+    /// <summary>As metrics are labelled; made once.</summary>
+    readonly object _label;
     int _batchesInFlight;
     bool _seenStopping;
 
@@ -76,6 +80,7 @@ public sealed partial class Partition : IAsyncDisposable
     Partition(int number, int partitionsCount, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
     {
         Number = number;
+        _label = number;
         PartitionsCount = partitionsCount;
         _disk = disk;
         _options = options;
@@ -260,6 +265,8 @@ public sealed partial class Partition : IAsyncDisposable
                 Serving serving = _serving!;
                 try
                 {
+                    long started = Stopwatch.GetTimestamp();
+                    bool isMeasured = any;
                     if (!any && serving.JournalFault is null && serving.Journal.WantsMark) serving.Journal.AppendMark();
                     // A bounded number to a flush: a stream of blocks that never ends must not keep the first one waiting.
                     for (int appended = 1; any; appended++)
@@ -271,6 +278,7 @@ public sealed partial class Partition : IAsyncDisposable
                     }
 
                     if (serving.JournalFault is null) serving.Journal.Flush();
+                    if (isMeasured) FlushSeconds.Record(Stopwatch.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>("partition", _label));
                     if (serving.JournalFault is null && serving.Journal.WantsNext) AllocateAhead(serving);
                 }
                 catch (Exception e)

@@ -84,6 +84,18 @@ public sealed partial class PartitionCore
 
     public int UndecidedCount => _rounds.Count;
 
+    /// <summary>When the oldest that this partition coordinates began, 0 for none; any thread may look.</summary>
+    public long OldestUndecidedMicros => Volatile.Read(ref _oldestUndecidedMicros);
+
+    long _oldestUndecidedMicros;
+    readonly Queue<ulong> _begun = new();
+
+    void TellOldest()
+    {
+        while (_begun.TryPeek(out ulong head) && !_rounds.ContainsKey(head)) _begun.Dequeue();
+        Volatile.Write(ref _oldestUndecidedMicros, _begun.TryPeek(out ulong oldest) ? State.Attempts.Find(oldest)!.PreparedMicros : 0);
+    }
+
     /// <summary>What this partition coordinates and has not finished, and what it prepared for others that have not decided; oldest first.</summary>
     public List<InDoubt> ListInDoubt(int max)
     {
@@ -134,6 +146,7 @@ public sealed partial class PartitionCore
 
         (round.Lowest, round.ResendMicros, round.IsTakenUp) = (attempt.Vote, ResendMicros, false);
         _rounds.Add(attempt.Sequence, round);
+        _begun.Enqueue(attempt.Sequence);
         Say(attempt.Sequence, State.LastSequence);
         _resends.Enqueue(attempt.Sequence, nowMicros + ResendMicros);
         return round;
@@ -333,6 +346,7 @@ public sealed partial class PartitionCore
 
             if (!request.TryResume()) continue;
             request.Decisions[index] = decision;
+            Tally.Add(decision.Outcome);
             request.UndecidedCount--;
             End(request, decision.LastSequence);
         }

@@ -15,8 +15,10 @@ public sealed partial class PartitionCore
     EventBatch? _batch;
 
     /// <param name="answeredTimeMicros">The latest past that was told of before; every block is later.</param>
-    public PartitionCore(StateMachine machine, long answeredTimeMicros)
+    /// <param name="tally">Goes on with the counts of a life before.</param>
+    public PartitionCore(StateMachine machine, long answeredTimeMicros, Tally? tally = null)
     {
+        Tally = tally ?? new Tally();
         _machine = machine;
         AnsweredTimeMicros = answeredTimeMicros;
         FlushedSequence = RepliedSequence = machine.State.LastSequence;
@@ -24,6 +26,8 @@ public sealed partial class PartitionCore
     }
 
     public long AnsweredTimeMicros { get; private set; }
+
+    public Tally Tally { get; }
 
     public State State => _machine.State;
 
@@ -96,6 +100,7 @@ public sealed partial class PartitionCore
         bool mayWrite = hasRoom || (hasReserve && command.Kind == CommandKind.Void);
         Decision decision = mayWrite ? _machine.Execute(command, _batch!) : _machine.DecideWithoutRoom(command);
         if (decision.Outcome is Outcome.Prepared or Outcome.Undecided or Outcome.Blocked) Await(decision, request, i);
+        else Tally.Add(decision.Outcome);
         request.Decisions[i] = decision.Outcome == Outcome.Prepared ? decision with { Outcome = Outcome.Undecided } : decision;
     }
 
@@ -111,6 +116,7 @@ public sealed partial class PartitionCore
         EventBatch batch = _batch!;
         _batch = null;
         _machine.CheckBalanced();
+        TellOldest();
         Check.That(batch.Count == 0 || batch.NextSequence == State.LastSequence + 1, "every event of a block is applied");
         foreach (ReadRequest read in _reads)
         {

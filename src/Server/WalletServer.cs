@@ -33,6 +33,9 @@ public sealed record WalletServerOptions
 
     /// <summary>For tests: a disk that fails on command, in place of a partition's own.</summary>
     internal Func<int, IDisk>? Disk { get; init; }
+
+    /// <summary>For tests, which run many servers in one process.</summary>
+    internal string MeterName { get; init; } = "Purse.Server";
 }
 
 /// <summary>What the operator asked for cannot be done; the message says why and what to do.</summary>
@@ -80,7 +83,7 @@ public sealed class WalletServer : IAsyncDisposable
             foreach (Partition partition in partitions) partition.Connect(partitions);
             Router router = new(partitions);
             await CurrencyEndpoints.SpreadAsync(router, options.Log);
-            WalletServer server = new(Build(listen, router, options.Log), folder, partitions);
+            WalletServer server = new(Build(listen, router, options.MeterName, options.Log), folder, partitions);
             await server._app.StartAsync();
             server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
             return server;
@@ -116,7 +119,7 @@ public sealed class WalletServer : IAsyncDisposable
                 $"Refusing to listen on {listen}: without authentication every caller may move all money, so only loopback addresses are allowed. Use http://127.0.0.1:{uri.Port}, behind a proxy that authenticates.");
     }
 
-    static WebApplication Build(Uri listen, Router router, Action<string> log)
+    static WebApplication Build(Uri listen, Router router, string meterName, Action<string> log)
     {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.WebHost.UseKestrelCore();
@@ -133,6 +136,7 @@ public sealed class WalletServer : IAsyncDisposable
         builder.Services.AddSingleton<IHostLifetime, SignalLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
         builder.Logging.SetMinimumLevel(LogLevel.None);
+        Metrics.Add(builder, router, meterName);
 
         WebApplication app = builder.Build();
         CancellationToken stopping = app.Lifetime.ApplicationStopping;
@@ -144,6 +148,7 @@ public sealed class WalletServer : IAsyncDisposable
         new EventEndpoints(router, stopping).Map(app);
         new InDoubtEndpoints(router, TimeProvider.System).Map(app);
         OpenApi.Map(app);
+        Metrics.Map(app);
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
         app.MapGet("/readyz", http => ReadyAsync(http, router, stopping));
         return app;

@@ -276,12 +276,34 @@ public sealed class PartitionedTests
         Assert.Equal((202, "in_doubt", id.ToString()), (doubtful.Status, doubtful.Text("status"), doubtful.Text("transaction_id")));
         Assert.Equal((202, "in_doubt"), ((await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body, ("X-Request-Timeout-Ms", "300"))).Status, (await server.GetAsync($"/v1/wallet/transfers/{id}?account={In(0)}")).Text("status")));
         Assert.Equal(202, (await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body[..^1] + ",\"dry_run\":true}", ("X-Request-Timeout-Ms", "300"))).Status);
+        Assert.Equal((1, 0), (await server.MetricAsync("purse_in_doubt_coordinated", 0), await server.MetricAsync("purse_in_doubt_coordinated", 1)));
+        Assert.InRange((await server.MetricAsync("purse_in_doubt_oldest_seconds", 0))!.Value, 0.3, 60);
         // Everybody else goes on, the payer included.
         Assert.Equal("90.00", (await server.GetAsync($"/v1/wallet/accounts/{In(0)}/balance?currency=USD")).Text("available"));
         Assert.Equal(200, (await server.TransferAsync(In(0), In(2), "90.00")).Status);
         disks[1].FlushGate.Set();
         Assert.Equal("completed", (await server.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", body)).Text("status"));
         Assert.Equal(("0.00", "110.00"), (await server.BalanceAsync(In(0)), await server.BalanceAsync(In(1))));
+        Assert.Equal((0, 0), (await server.MetricAsync("purse_in_doubt_coordinated", 0), await server.MetricAsync("purse_in_doubt_oldest_seconds", 0)));
+    }
+
+    /// <summary>Excludes: an operator who looks at figures that are not what happens.</summary>
+    [Fact]
+    public async Task Metrics_say_what_each_partition_does()
+    {
+        await using TestServer server = await StartAsync();
+        double? done = await server.MetricAsync("purse_commands_total", 2, "outcome=\"done\"");
+        Assert.Equal(422, (await server.TransferAsync(In(2), In(1), "100000")).Status);
+        for (int i = 0; i < 3; i++) Assert.Equal(200, (await server.TransferAsync(In(2), i == 0 ? In(1) : "@world", "1")).Status);
+        Assert.Equal(3, await server.MetricAsync("purse_commands_total", 2, "outcome=\"done\"") - done);
+        Assert.Equal(1, await server.MetricAsync("purse_commands_total", 2, "outcome=\"insufficient_funds\""));
+        Assert.Equal((1, 1, 0), (await server.MetricAsync("purse_ready", 3), await server.MetricAsync("purse_epoch", 3), await server.MetricAsync("purse_commands_queued", 3)));
+        double? events = await server.MetricAsync("purse_events_total", 2);
+        Assert.Equal((double)server.Server.Partitions[2].FlushedSequence, events);
+        Assert.InRange((await server.MetricAsync("purse_journal_flush_duration_seconds_count", 2))!.Value, 4, double.MaxValue);
+        await server.StopAsync();
+        await server.RestartAsync();
+        Assert.Equal((2, events), (await server.MetricAsync("purse_epoch", 3), await server.MetricAsync("purse_snapshot_position", 2)));
     }
 
     /// <summary>A capture's own id belongs where the hold is, not where its hash says.</summary>

@@ -48,9 +48,18 @@ sealed class TestServer : IAsyncDisposable
             Listen = "http://127.0.0.1:0",
             PartitionsCount = PartitionsCount,
             Disk = Disk,
+            MeterName = $"Purse.Server.{Guid.NewGuid()}",
             Partition = new PartitionOptions { QueuedCommandsMax = QueuedCommandsMax, Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 }, EventsPerBlockMax = 1024 },
         });
         Client = new HttpClient { BaseAddress = _server.Address };
+    }
+
+    /// <summary>What a scrape says of one partition, without the labels' order: <c>name{label="value"}</c>; null where it says nothing.</summary>
+    public async Task<double?> MetricAsync(string name, int partition, string label = "")
+    {
+        string[] lines = (await Client.GetStringAsync("/metrics")).Split('\n');
+        string? line = lines.SingleOrDefault(one => one.StartsWith(name + "{", StringComparison.Ordinal) && one.Contains($"partition=\"{partition}\"", StringComparison.Ordinal) && one.Contains(label, StringComparison.Ordinal));
+        return line is null ? null : double.Parse(line[(line.LastIndexOf('}') + 1)..].Trim().Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture);
     }
 
     public async Task StopAsync()

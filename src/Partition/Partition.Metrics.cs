@@ -1,0 +1,35 @@
+using System.Diagnostics.Metrics;
+
+namespace Purse.Partitions;
+
+/// <summary>What operators look at. Any thread may read it; nothing here waits for the partition.</summary>
+public sealed partial class Partition
+{
+    public const string MeterName = "Purse.Partition";
+
+    static readonly Meter Instruments = new(MeterName);
+    static readonly Histogram<double> FlushSeconds = Instruments.CreateHistogram(
+        "purse.journal.flush.duration",
+        "s",
+        "Time to append waiting blocks and make them durable.",
+        advice: new InstrumentAdvice<double> { HistogramBucketBoundaries = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5] });
+
+    /// <summary>How often each outcome was decided since the process started.</summary>
+    public Tally? Tally => Volatile.Read(ref _serving)?.Core.Tally;
+
+    public ulong FlushedSequence => Volatile.Read(ref _serving)?.Journal.FlushedSequence ?? 0;
+
+    public ulong SnapshotSequence => Volatile.Read(ref _serving)?.SnapshotSequence ?? 0;
+
+    public ulong Epoch => Volatile.Read(ref _serving)?.Journal.Epoch ?? 0;
+
+    /// <summary>Commits across partitions that this one coordinates and has not ended.</summary>
+    public int UndecidedCount => Volatile.Read(ref _serving)?.Core.UndecidedCount ?? 0;
+
+    /// <summary>Commits that this one has prepared for others, which have not told it their decision.</summary>
+    public int PreparedForOthersCount => Volatile.Read(ref _serving)?.Core.State.Attempts.PreparedForOthersCount ?? 0;
+
+    /// <summary>How long the oldest of its own has been under way.</summary>
+    public TimeSpan OldestUndecidedAge =>
+        Volatile.Read(ref _serving)?.Core.OldestUndecidedMicros is > 0 and long began ? TimeSpan.FromMicroseconds(Math.Max(0, NowMicros() - began)) : TimeSpan.Zero;
+}

@@ -1,0 +1,63 @@
+using System.Diagnostics.Metrics;
+using System.Text.Json;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.Extensions.DependencyInjection;
+using OpenTelemetry.Metrics;
+using OpenTelemetry.Resources;
+using Purse.Cluster;
+using Purse.Partitions;
+
+namespace Purse.Server;
+
+/// <summary><c>/metrics</c>, for Prometheus. All of Purse's own are observed when somebody looks; only flushes are measured one by one.</summary>
+sealed class Metrics : IDisposable
+{
+    readonly Meter _meter;
+
+    Metrics(Router router, string meterName)
+    {
+        _meter = new Meter(meterName);
+        IReadOnlyList<Partition> partitions = router.All;
+        _meter.CreateObservableCounter("purse.commands", () => partitions.SelectMany(CommandsOf), null, "Commands decided, by outcome.");
+        Count("purse.events", "Events that are durable.", partition => (long)partition.FlushedSequence);
+        Gauge("purse.commands.queued", null, "Commands that wait in the queue.", partition => partition.QueuedCommands);
+        Gauge("purse.ready", null, "1 where the partition takes writes.", partition => partition.IsReady ? 1 : 0);
+        Gauge("purse.epoch", null, "Which writer of the partition this is.", partition => (long)partition.Epoch);
+        Gauge("purse.snapshot.position", null, "The last event of the newest snapshot.", partition => (long)partition.SnapshotSequence);
+        Gauge("purse.in_doubt.coordinated", null, "Commits across partitions that this one coordinates and has not ended.", partition => partition.UndecidedCount);
+        Gauge("purse.in_doubt.prepared", null, "Commits that this partition has prepared for others, which have not told it their decision.", partition => partition.PreparedForOthersCount);
+        Gauge("purse.in_doubt.oldest", "s", "How long the oldest commit that this partition coordinates has been under way.", partition => partition.OldestUndecidedAge.TotalSeconds);
+
+        void Count(string name, string description, Func<Partition, long> observe) =>
+            _meter.CreateObservableCounter(name, () => partitions.Select(partition => new Measurement<long>(observe(partition), Of(partition))), null, description);
+
+        void Gauge(string name, string? unit, string description, Func<Partition, double> observe) =>
+            _meter.CreateObservableGauge(name, () => partitions.Select(partition => new Measurement<double>(observe(partition), Of(partition))), unit, description);
+    }
+
+    static KeyValuePair<string, object?> Of(Partition partition) => new("partition", partition.Number);
+
+    static IEnumerable<Measurement<long>> CommandsOf(Partition partition) => partition.Tally is { } tally
+        ? tally.All.Select(one => new Measurement<long>(one.Count, Of(partition), new("outcome", JsonNamingPolicy.SnakeCaseLower.ConvertName(one.Outcome.ToString()))))
+        : [];
+
+    /// <param name="meterName">Several servers in one process need one each.</param>
+    public static void Add(WebApplicationBuilder builder, Router router, string meterName)
+    {
+        builder.Services.AddSingleton(_ => new Metrics(router, meterName));
+        builder.Services.AddOpenTelemetry()
+            .ConfigureResource(resource => resource.AddService("purse", autoGenerateServiceInstanceId: false))
+            .WithMetrics(metrics => metrics.AddMeter(meterName, Partition.MeterName, "Microsoft.AspNetCore.Hosting", "System.Runtime")
+                // What is told is what is so now, not at the last scrape.
+                .AddPrometheusExporter(exporter => exporter.ScrapeResponseCacheDurationMilliseconds = 0));
+    }
+
+    public static void Map(WebApplication app)
+    {
+        // It begins to be observed with the server.
+        _ = app.Services.GetRequiredService<Metrics>();
+        app.MapPrometheusScrapingEndpoint("/metrics");
+    }
+
+    public void Dispose() => _meter.Dispose();
+}
