@@ -92,6 +92,9 @@ public struct Posting
     public Int128 AmountDigits;
     public CurrencyCode Currency;
     public byte AmountScale;
+
+    /// <summary>Its number in its transaction, from 0, where only some of them are asked for (<see cref="Preparation"/>).</summary>
+    public ushort Index;
 }
 
 /// <summary>

@@ -37,16 +37,13 @@ public sealed class Preparation
 
     public required EventFlags Flags { get; init; }
 
-    public required PreparedPosting[] Postings { get; init; }
+    /// <summary>Amounts in minor units: their scale is that of the currency, so that they mean the same where it was not heard of yet.</summary>
+    public required Posting[] Postings { get; init; }
 
     public Erasable? Description { get; init; }
 
     public Erasable? Metadata { get; init; }
 }
-
-/// <summary>Minor units; the decimals make them mean the same where the currency was not heard of yet.</summary>
-/// <param name="Index">The posting's number in its transaction, from 0.</param>
-public readonly record struct PreparedPosting(AccountName Payer, AccountName Payee, CurrencyCode Currency, byte Decimals, Int128 Amount, ushort Index);
 
 public enum AttemptStatus : byte
 {

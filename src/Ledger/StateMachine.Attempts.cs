@@ -149,15 +149,15 @@ public sealed partial class StateMachine
 
         // What the coordinator knows is registered; here the news may still be on its way.
         int before = batch.Count;
-        foreach (ref readonly PreparedPosting posting in asked.Postings.AsSpan())
+        foreach (ref readonly Posting posting in asked.Postings.AsSpan())
         {
             if (State.TryCurrency(posting.Currency, out _, out int decimals))
             {
-                if (decimals != posting.Decimals) Check.Fail($"partitions {asked.Coordinator} and {State.Partition} give {posting.Currency} the same decimals");
+                if (decimals != posting.AmountScale) Check.Fail($"partitions {asked.Coordinator} and {State.Partition} give {posting.Currency} the same decimals");
                 continue;
             }
 
-            Decide(new Command { Kind = CommandKind.RegisterCurrency, Currency = posting.Currency, AmountScale = posting.Decimals }, batch);
+            Decide(new Command { Kind = CommandKind.RegisterCurrency, Currency = posting.Currency, AmountScale = posting.AmountScale }, batch);
             ApplyFrom(before, batch);
             before = batch.Count;
         }
@@ -205,7 +205,7 @@ public sealed partial class StateMachine
     /// <summary>What a participant would say now, without leaving anything: its part of a dry run.</summary>
     public Vote Judge(Preparation asked)
     {
-        foreach (ref readonly PreparedPosting posting in asked.Postings.AsSpan())
+        foreach (ref readonly Posting posting in asked.Postings.AsSpan())
         {
             // A currency that was not heard of yet was never had either.
             if (!State.TryCurrency(posting.Currency, out _, out _)) return default;
@@ -221,31 +221,13 @@ public sealed partial class StateMachine
         Check.That(asked.Postings.Length is > 0 and <= PostingsMax, "a transaction has 1 to 64 postings");
         for (int i = 0; i < asked.Postings.Length; i++)
         {
-            ref readonly PreparedPosting posting = ref asked.Postings[i];
-            uint payer = NumberOf(posting.Payer, asked.Postings.AsSpan(0, i), ref next), payee = NumberOf(posting.Payee, asked.Postings.AsSpan(0, i), ref next);
+            ref readonly Posting posting = ref asked.Postings[i];
+            uint payer = NumberOf(posting.Account, asked.Postings.AsSpan(0, i), ref next), payee = NumberOf(posting.Counterparty, asked.Postings.AsSpan(0, i), ref next);
             State.TryCurrency(posting.Currency, out uint currency, out _);
-            _steps[i] = NewStep(new Movement(payer, payee, currency, posting.Amount), posting.Payer, posting.Payee);
+            _steps[i] = NewStep(new Movement(payer, payee, currency, posting.AmountDigits), posting.Account, posting.Counterparty);
         }
 
         return _steps.AsSpan(0, asked.Postings.Length);
-    }
-
-    uint NumberOf(in AccountName name, ReadOnlySpan<PreparedPosting> before, ref uint next)
-    {
-        uint number = State.Names.Find(name);
-        for (int i = 0; number == 0 && i < before.Length; i++)
-            number = before[i].Payer == name ? _steps[i].Movement.Payer : before[i].Payee == name ? _steps[i].Movement.Payee : 0;
-        return number == 0 ? next++ : number;
-    }
-
-    void NameAccounts(ReadOnlySpan<PreparedPosting> postings, ReadOnlySpan<Step> steps, EventBatch batch)
-    {
-        uint next = NextAccount;
-        for (int i = 0; i < steps.Length; i++)
-        {
-            if (steps[i].Movement.Payer == next) NameAccount(postings[i].Payer, next++, batch);
-            if (steps[i].Movement.Payee == next) NameAccount(postings[i].Payee, next++, batch);
-        }
     }
 
     /// <summary>The coordinator's decision, after every vote, or by an operator before.</summary>
@@ -452,13 +434,21 @@ public sealed partial class StateMachine
     /// <summary>What to ask one participant: the postings that touch its accounts.</summary>
     public Preparation PreparationFor(Attempt attempt, int participant)
     {
-        List<PreparedPosting> postings = [];
+        List<Posting> postings = [];
         for (int i = 0; i < attempt.MovementsCount; i++)
         {
             Movement movement = attempt.Movements[i];
             if (State.Account(movement.Payer).Peer != participant + 1 && State.Account(movement.Payee).Peer != participant + 1) continue;
             CurrencyCode currency = Ledger.CurrencyCode.Parse(State.CurrencyCode(movement.Currency));
-            postings.Add(new PreparedPosting(State.Names[movement.Payer], State.Names[movement.Payee], currency, (byte)State.Decimals(movement.Currency), movement.Amount, attempt.Indexes[i]));
+            postings.Add(new Posting
+            {
+                Account = State.Names[movement.Payer],
+                Counterparty = State.Names[movement.Payee],
+                Currency = currency,
+                AmountDigits = movement.Amount,
+                AmountScale = (byte)State.Decimals(movement.Currency),
+                Index = attempt.Indexes[i],
+            });
         }
 
         return new Preparation

@@ -397,14 +397,14 @@ sealed partial class TransferEndpoints(Router router)
 
         Preparation? Preparation(Partition other)
         {
-            List<PreparedPosting> touching = [];
+            List<Posting> touching = [];
             for (int i = 0; i < postings.Length; i++)
             {
                 Posting posting = postings.Span[i];
                 if ((posting.Account.IsSystem || router.Of(posting.Account) != other) && (posting.Counterparty.IsSystem || router.Of(posting.Counterparty) != other)) continue;
                 (uint currency, Int128 amount) = Minor(posting);
                 if (command.Kind == CommandKind.Transfer) amount = decision.Amount;
-                touching.Add(new PreparedPosting(posting.Account, posting.Counterparty, posting.Currency, (byte)state.Decimals(currency), amount, (ushort)i));
+                touching.Add(posting with { AmountDigits = amount, AmountScale = (byte)state.Decimals(currency), Index = (ushort)i });
             }
 
             return touching.Count == 0 ? null : new Preparation { Coordinator = home.Number, Attempt = 0, TransactionId = command.TransactionId, Flags = EventFlags.None, Postings = [.. touching] };
