@@ -19,7 +19,7 @@ public sealed class EngineLoad : IAsyncDisposable
     {
         PartitionOptions options = new() { QueuedCommandsMax = queuedCommandsMax };
         for (int number = 0; number < partitionsCount; number++)
-            _partitions.Add(Partition.Start(number, partitionsCount, new FileDisk(Path.Combine(folder, $"{number}")), options, TimeProvider.System, static _ => { }));
+            _partitions.Add(Partition.Start(new FileStore(new FileDisk(Path.Combine(folder, $"{number}")), number, new JournalOptions()), partitionsCount, options, TimeProvider.System, static _ => { }));
         foreach (Partition partition in _partitions) partition.Connect(_partitions);
         AccountName[] all = [.. Enumerable.Range(0, accounts).Select(i => AccountName.Parse($"account-{i}"))];
         _names = [.. Enumerable.Range(0, partitionsCount).Select(number => all.Where(name => name.PartitionOf(partitionsCount) == number).ToArray())];

@@ -62,8 +62,7 @@ static class JournalCommands
     {
         Stopwatch watch = Stopwatch.StartNew();
         StateMachine machine = new(new State(Random.Shared.NextInt64(), partition, folder.PartitionsCount));
-        using JournalReader reader = new(folder.Disk(partition), partition, checkMerkleRoots);
-        int segments = FileJournal.Segments(folder.Disk(partition)).Count;
+        using JournalReader reader = folder.Store(partition).Read(checkMerkleRoots);
         while (machine.State.LastSequence < sequenceMax && reader.TryReadNext(out Block block))
         {
             if (block.Header.TimeMicros > timeMicrosMax) break;
@@ -78,7 +77,7 @@ static class JournalCommands
 
             Partition.Apply(block, machine);
             onBlock?.Invoke(block, machine.State);
-            if (reader.LastNumber % 256 == 0) progress((double)(reader.Next.Segment - 1) / segments);
+            if (reader.LastNumber % 256 == 0) progress(reader.Done);
         }
 
         reader.Flush();
@@ -277,7 +276,7 @@ static class JournalCommands
 
     static Replayed VerifyPartition(DataFolder folder, int partition, List<string> failures, Action<double> progress)
     {
-        Snapshots snapshots = new(folder.Disk(partition), partition);
+        Snapshots snapshots = new(folder.Store(partition).Files, partition);
         Dictionary<ulong, (string Name, SnapshotHeader Header)> expected = [];
         foreach (string name in snapshots.List())
         {

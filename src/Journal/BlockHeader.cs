@@ -95,7 +95,7 @@ public struct BlockHeader
         return header.Magic == MagicNumber
             && header.HeaderChecksum == ComputeHeaderChecksum(bytes)
             && header.Partition == (uint)partition
-            && (ulong)header.RecordsCount * header.RecordSizeBytes + header.AttachmentsSizeBytes + header.ErasableSizeBytes <= FileJournal.BodyBytesMax;
+            && (ulong)header.RecordsCount * header.RecordSizeBytes + header.AttachmentsSizeBytes + header.ErasableSizeBytes <= JournalWriter.BodyBytesMax;
     }
 }
 

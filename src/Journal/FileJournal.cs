@@ -1,18 +1,7 @@
-// Failure policy. After a failed write or flush this instance is dead: it keeps the fault, throws it again on every later call, and never
-// retries the flush, since the system may have dropped the pages that it could not write. The owner stops answering, and recovers from
-// what is on disk. A full disk is not a failure: segments are allocated ahead, and HasRoom says in time that there will be no next one.
 using System.Buffers.Binary;
 using System.IO.Hashing;
-using System.Runtime.InteropServices;
 
 namespace Purse.Journal;
-
-/// <summary>This writer lost its partition to one with a higher epoch.</summary>
-public sealed class FencedException(string message) : IOException(message);
-
-/// <summary>A block that is known to have been durable, from somewhere else than the journal: it must still be there.</summary>
-/// <param name="KnownFrom">Where it is known from, for the operator.</param>
-public readonly record struct JournalFloor(ulong Number, ulong Sequence, Hash256 Hash, string KnownFrom);
 
 public sealed record JournalOptions
 {
@@ -23,16 +12,11 @@ public sealed record JournalOptions
     public long ReserveBytes { get; init; } = 16 * 1024 * 1024;
 }
 
-/// <summary>
-/// One partition's blocks in preallocated segments. <see cref="Append"/> writes a block, <see cref="Flush"/> makes durable all that were
-/// written; several blocks may be in flight between the two. One thread at a time, but for <see cref="AllocateNext"/>.
-/// </summary>
-public sealed class FileJournal : IDisposable
+/// <summary>One partition's blocks in preallocated segments of a folder.</summary>
+public sealed class FileJournal : JournalWriter
 {
     /// <summary>Blocks begin at multiples of this, so that no write of one can tear a durable other.</summary>
     public const int AlignmentBytes = 4096;
-
-    public const int BodyBytesMax = 32 * 1024 * 1024;
 
     public const string Folder = "journal";
     const string EpochFile = "epoch";
@@ -40,36 +24,23 @@ public sealed class FileJournal : IDisposable
     const string Allocating = "allocating-";
 
     readonly IDisk _disk;
-    readonly int _partition;
     readonly JournalOptions _options;
     readonly BlockIndex _index;
-    readonly MerkleTree _merkle = new();
-    byte[] _buffer = new byte[1024 * 1024];
     IDiskFile _file;
-    IDiskFile _epochFile;
+    readonly IDiskFile _epochFile;
     IDiskFile? _nextFile;
     IDiskFile? _unflushedFile;
-    Exception? _fault;
     int _segment;
     long _offset;
     long _segmentLength;
     readonly Lock _allocating = new();
     volatile bool _isFull;
-    ulong _number;
-    Hash256 _hash;
-    ulong _flushedNumber;
-    ulong _markedNumber;
-    ulong _flushedMark;
-    ulong _lastRecordsNumber;
-    Hash256 _lastRecordsHash;
-    long _timeMicros;
-    ulong _appendedSequence;
-    ulong _flushedSequence;
+    string? _allocationFailure;
 
-    FileJournal(IDisk disk, int partition, JournalOptions options, BlockIndex index, JournalReader recovered, IDiskFile epochFile, ulong epoch, IDiskFile file)
+    FileJournal(IDisk disk, int partition, JournalOptions options, BlockIndex index, FileJournalReader recovered, IDiskFile epochFile, ulong epoch, IDiskFile file)
+        : base(partition, epoch, recovered)
     {
         _disk = disk;
-        _partition = partition;
         _options = options;
         _index = index;
         _epochFile = epochFile;
@@ -77,57 +48,16 @@ public sealed class FileJournal : IDisposable
         _segment = recovered.Next.Segment;
         _offset = recovered.Next.Offset;
         _segmentLength = file.Length;
-        _number = recovered.LastNumber;
-        _hash = recovered.LastHash;
-        _timeMicros = recovered.LastTimeMicros;
-        _appendedSequence = recovered.LastSequence;
-        _flushedSequence = recovered.LastSequence;
-        _flushedNumber = _number;
-        _lastRecordsNumber = recovered.LastRecordsNumber;
-        _lastRecordsHash = recovered.LastRecordsHash;
-        Epoch = epoch;
-        TornTail = recovered.TornTail;
     }
 
-    public ulong Epoch { get; }
+    public override bool HasRoom => !_isFull || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes;
 
-    /// <summary>What recovery cut off.</summary>
-    public TornTail? TornTail { get; }
+    public override bool HasReserve => !_isFull || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes / 2;
 
-    public BlockIndex Index => _index;
-
-    public ulong AppendedSequence => Volatile.Read(ref _appendedSequence);
-
-    public ulong FlushedSequence => Volatile.Read(ref _flushedSequence);
-
-    public long LastTimeMicros => _timeMicros;
-
-    public ulong LastNumber => _number;
-
-    public Hash256 LastHash => _hash;
-
-    /// <summary>The last block that is not empty.</summary>
-    public ulong LastRecordsNumber => _lastRecordsNumber;
-
-    public Hash256 LastRecordsHash => _lastRecordsHash;
-
-    /// <summary>The highest block that another one, itself durable, says was durable.</summary>
-    public ulong MarkedNumber => Volatile.Read(ref _flushedMark);
-
-    /// <summary>False when the disk is full, down to the reserve: nothing new may be accepted.</summary>
-    public bool HasRoom => !_isFull || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes;
-
-    /// <summary>Whether even a full disk leaves room for what must still be written, such as expiries.</summary>
-    public bool HasReserve => !_isFull || _segmentLength - Volatile.Read(ref _offset) > _options.ReserveBytes / 2;
-
-    /// <summary>Why the last allocation failed.</summary>
-    public string? AllocationFailure { get; private set; }
+    public override string? AllocationFailure => _allocationFailure;
 
     /// <summary>Whether the next segment should be allocated now.</summary>
-    public bool WantsNext => _fault is null && Volatile.Read(ref _nextFile) is null;
-
-    /// <summary>Whether records were flushed that no later block says were durable.</summary>
-    public bool WantsMark => _markedNumber < _lastRecordsNumber && _flushedNumber >= _lastRecordsNumber;
+    public override bool WantsNext => !IsDead && Volatile.Read(ref _nextFile) is null;
 
     public static string SegmentName(int segment) => $"{Folder}/{segment:D8}.segment";
 
@@ -145,7 +75,7 @@ public sealed class FileJournal : IDisposable
         // The epoch first: a writer that still lives is fenced before we look, so what we find is all there will be.
         IDiskFile epochFile = disk.Open(EpochFile, writable: true, create: true);
         IDiskFile? file = null;
-        using JournalReader reader = new(disk, partition, checkMerkleRoots: false);
+        using FileJournalReader reader = new(disk, partition, checkMerkleRoots: false);
         try
         {
             // Both slots get their place on the disk now: a full one must not keep anybody from taking over later.
@@ -158,20 +88,12 @@ public sealed class FileJournal : IDisposable
             BlockIndex index = new();
             while (reader.TryReadNext(out Block block))
             {
-                foreach (JournalFloor floor in floors)
-                {
-                    if (floor.Number == reader.LastNumber && floor.Hash != reader.LastHash) throw LostTail(floor, partition, "has another block there");
-                }
-
+                CheckFloors(floors, reader, isAtEnd: false);
                 index.Add(block.Header.FirstSequence, block.Location);
                 onBlock(block);
             }
 
-            foreach (JournalFloor floor in floors)
-            {
-                if (floor.Number > reader.LastNumber) throw LostTail(floor, partition, $"ends at event {reader.LastSequence} (block {reader.LastNumber})");
-            }
-
+            CheckFloors(floors, reader, isAtEnd: true);
             if (reader.LastEpoch >= epoch) WriteEpoch(epochFile, epoch = reader.LastEpoch + 1);
             foreach (string left in disk.List("").Where(name => name.StartsWith(Allocating, StringComparison.Ordinal))) disk.Delete(left);
             file = PrepareTail(disk, reader, options, epoch);
@@ -191,14 +113,8 @@ public sealed class FileJournal : IDisposable
         }
     }
 
-    public delegate void OnBlock(in Block block);
-
-    static JournalDamagedException LostTail(JournalFloor floor, int partition, string but) => new(
-        $"journal_lost_tail: {floor.KnownFrom} knows event {floor.Sequence} (block {floor.Number}), which was durable, but the journal of partition {partition} {but}. " +
-        $"Restore the journal from a copy; no block was changed. To accept the loss, delete {floor.KnownFrom}.", floor.Number, default);
-
     /// <summary>Zeroes what lies after the last valid block and makes all before it durable, then the tail is writable.</summary>
-    static IDiskFile PrepareTail(IDisk disk, JournalReader reader, JournalOptions options, ulong epoch)
+    static IDiskFile PrepareTail(IDisk disk, FileJournalReader reader, JournalOptions options, ulong epoch)
     {
         BlockLocation next = reader.Next;
         List<int> segments = Segments(disk);
@@ -234,7 +150,7 @@ public sealed class FileJournal : IDisposable
     /// Writes the last blocks over themselves. After a flush that failed the system may hold them in its cache as if they were on disk:
     /// only pages that are written again are flushed again.
     /// </summary>
-    static void Rewrite(IDisk disk, JournalReader reader)
+    static void Rewrite(IDisk disk, FileJournalReader reader)
     {
         if (Injected.Is(JournalDefect.CacheBelieved)) return;
         foreach ((_, BlockLocation location, int size) in reader.Unmarked)
@@ -246,79 +162,27 @@ public sealed class FileJournal : IDisposable
         }
     }
 
-    /// <summary>Writes one block. It is durable once <see cref="Flush"/> has returned.</summary>
-    /// <param name="epoch">The caller's; a lower one than the partition's is fenced.</param>
-    /// <param name="firstSequence">Must follow the last record appended.</param>
-    public void Append(
-        ulong epoch, ulong firstSequence, long timeMicros, int recordsCount, int recordSizeBytes,
-        ReadOnlySpan<byte> records, ReadOnlySpan<byte> attachments, ReadOnlySpan<byte> erasable)
+    protected override void Write(ReadOnlySpan<byte> block, in BlockHeader header)
     {
-        ThrowIfDead();
-        if (firstSequence != _appendedSequence + 1) throw new ArgumentException($"Sequence {firstSequence} does not follow {_appendedSequence}.", nameof(firstSequence));
-        if (records.Length + attachments.Length + erasable.Length > BodyBytesMax)
-            throw new ArgumentException($"A block holds up to {BodyBytesMax} bytes.", nameof(records));
-        if (timeMicros < _timeMicros) throw new ArgumentException($"Time {timeMicros} is before the last block's {_timeMicros}.", nameof(timeMicros));
-        try
-        {
-            CheckEpoch(epoch);
-            int size = BlockHeader.AlignedSize(records.Length + attachments.Length + erasable.Length);
-            if (_offset + size > _segmentLength) NextSegment(size);
-            Span<byte> block = Encode(size, firstSequence, timeMicros, recordsCount, recordSizeBytes, records, attachments, erasable, out BlockHeader header);
-            _file.Write(block, _offset);
-
-            _index.Add(firstSequence, new BlockLocation(_segment, _offset));
-            Volatile.Write(ref _offset, _offset + size);
-            _number = header.Number;
-            _hash = BlockHeader.ComputeHash(block);
-            _timeMicros = timeMicros;
-            _markedNumber = Math.Max(_markedNumber, header.DurableNumber);
-            if (recordsCount > 0) (_lastRecordsNumber, _lastRecordsHash) = (_number, _hash);
-            Volatile.Write(ref _appendedSequence, firstSequence + (ulong)recordsCount - 1);
-        }
-        catch (Exception e)
-        {
-            _fault = e;
-            throw;
-        }
+        if (_offset + block.Length > _segmentLength) NextSegment(block.Length);
+        _file.Write(block, _offset);
+        _index.Add(header.FirstSequence, new BlockLocation(_segment, _offset));
+        Volatile.Write(ref _offset, _offset + block.Length);
     }
 
-    /// <summary>An empty block, which carries the durable mark of all before it.</summary>
-    /// <param name="timeMicros">No later block gets an earlier time.</param>
-    public void AppendMark(long timeMicros = 0) => Append(Epoch, _appendedSequence + 1, Math.Max(timeMicros, _timeMicros), 0, 0, [], [], []);
-
-    /// <summary>Makes durable all blocks appended.</summary>
-    public void Flush()
+    protected override void MakeDurable()
     {
-        ThrowIfDead();
-        ulong number = _number, sequence = _appendedSequence, mark = _markedNumber;
-        if (number == _flushedNumber) return;
-        try
-        {
-            _unflushedFile?.Flush();
-            _unflushedFile?.Dispose();
-            _unflushedFile = null;
-            _file.Flush();
-        }
-        catch (IOException) when (Injected.Is(JournalDefect.FailedFlushBelieved))
-        {
-            // On with it.
-        }
-        catch (Exception e)
-        {
-            _fault = e;
-            throw;
-        }
-
-        _flushedNumber = number;
-        Volatile.Write(ref _flushedMark, mark);
-        Volatile.Write(ref _flushedSequence, sequence);
+        _unflushedFile?.Flush();
+        _unflushedFile?.Dispose();
+        _unflushedFile = null;
+        _file.Flush();
     }
 
     /// <summary>
     /// Allocates the segment after the one that is written. May run beside <see cref="Append"/> on another thread, one at a time.
     /// False where the disk has no room for it; asked again later, it tries again.
     /// </summary>
-    public bool AllocateNext()
+    public override bool AllocateNext()
     {
         lock (_allocating)
         {
@@ -332,7 +196,7 @@ public sealed class FileJournal : IDisposable
             catch (IOException e)
             {
                 // Whatever the reason, there will be no next segment for now; what was accepted still fits.
-                AllocationFailure = e.Message;
+                _allocationFailure = e.Message;
                 _isFull = true;
             }
 
@@ -403,59 +267,26 @@ public sealed class FileJournal : IDisposable
         Volatile.Write(ref _nextFile, null);
     }
 
-    Span<byte> Encode(
-        int size, ulong firstSequence, long timeMicros, int recordsCount, int recordSizeBytes,
-        ReadOnlySpan<byte> records, ReadOnlySpan<byte> attachments, ReadOnlySpan<byte> erasable, out BlockHeader header)
-    {
-        if (_buffer.Length < size) _buffer = new byte[size * 2];
-        Span<byte> block = _buffer.AsSpan(0, size);
-        Span<byte> body = block[BlockHeader.SizeBytes..];
-        records.CopyTo(body);
-        attachments.CopyTo(body[records.Length..]);
-        erasable.CopyTo(body[(records.Length + attachments.Length)..]);
-        body[(records.Length + attachments.Length + erasable.Length)..].Clear();
-
-        header = new BlockHeader
-        {
-            Magic = BlockHeader.MagicNumber,
-            BodyChecksum = XxHash3.HashToUInt64(body),
-            FormatVersion = BlockHeader.CurrentFormatVersion,
-            Partition = (uint)_partition,
-            Number = _number + 1,
-            Epoch = Epoch,
-            FirstSequence = firstSequence,
-            RecordsCount = (uint)recordsCount,
-            RecordSizeBytes = (uint)recordSizeBytes,
-            AttachmentsSizeBytes = (uint)attachments.Length,
-            ErasableSizeBytes = (uint)erasable.Length,
-            TimeMicros = timeMicros,
-            DurableNumber = Injected.Is(JournalDefect.MarkBeyondDurable) ? _number : _flushedNumber,
-            DurableSequence = _flushedSequence,
-            PreviousHash = _hash,
-            MerkleRoot = _merkle.Root(body[..(records.Length + attachments.Length)]),
-        };
-        MemoryMarshal.Write(block, header);
-        header.HeaderChecksum = BlockHeader.ComputeHeaderChecksum(block);
-        MemoryMarshal.Write(block, header);
-        return block;
-    }
-
-    /// <summary>
-    /// Throws where another writer has taken the partition over. May be called from any thread. What was true before this call was true of
-    /// the partition: an answer given after it is not a deposed writer's.
-    /// </summary>
-    public void ConfirmEpoch()
+    public override void ConfirmEpoch()
     {
         if (!Injected.Is(JournalDefect.ReadByDeposedWriter)) CheckEpoch(Epoch);
     }
 
+    public override RecordReader OpenRecords() => new FileRecordReader(_disk, Partition, _index);
+
+    public override JournalReader ReadAfter(ulong sequence)
+    {
+        using FileRecordReader records = new(_disk, Partition, _index);
+        return new FileJournalReader(_disk, Partition, checkMerkleRoots: false, after: records.ReadBlock(sequence).Location);
+    }
+
     /// <summary>The lock on the data folder is the first fence; this one holds where a lock is not kept (a network file system).</summary>
-    void CheckEpoch(ulong epoch)
+    protected override void CheckEpoch(ulong epoch)
     {
         ulong current = ReadEpoch(_epochFile);
         // Any other epoch, also none that can be read: whoever is not sure to own the partition does not.
         if (epoch != Epoch || (current != Epoch && !Injected.Is(JournalDefect.FencingOff) && (current > Epoch || !Injected.Is(JournalDefect.EpochLostByTornWrite))))
-            throw new FencedException($"Epoch {epoch} of partition {_partition} is over: epoch {Math.Max(current, Epoch)} owns it now.");
+            throw new FencedException($"Epoch {epoch} of partition {Partition} is over: epoch {Math.Max(current, Epoch)} owns it now.");
     }
 
     /// <summary>The higher of two slots that are written in turn: a write that is cut short leaves the epoch before it.</summary>
@@ -478,12 +309,7 @@ public sealed class FileJournal : IDisposable
         file.Flush();
     }
 
-    void ThrowIfDead()
-    {
-        if (_fault is not null) throw new IOException($"The journal of partition {_partition} stopped: {_fault.Message}", _fault);
-    }
-
-    public void Dispose()
+    public override void Dispose()
     {
         _file.Dispose();
         _unflushedFile?.Dispose();

@@ -4,40 +4,56 @@ namespace Purse.Journal;
 /// Finds single records of flushed blocks beside the writer, never on its thread. Checks each header; bodies were checked when the
 /// journal was opened. One thread at a time.
 /// </summary>
-public sealed class RecordReader(IDisk disk, int partition, BlockIndex index) : IDisposable
+public abstract class RecordReader : IDisposable
 {
-    readonly BlockReader _reader = new(disk, partition, readAheadBytes: FileJournal.AlignmentBytes);
-    BlockHeader _header;
-    BlockLocation _location;
-
     /// <summary>The block of the record last read.</summary>
-    public BlockHeader Header => _header;
+    public BlockHeader Header { get; private protected set; }
 
     /// <summary>Reads one record; its sequence must have been flushed.</summary>
     public void Read(ulong sequence, Span<byte> record)
     {
         Find(sequence);
-        _reader.ReadExactly(_location, BlockHeader.SizeBytes + (int)(sequence - _header.FirstSequence) * record.Length, record);
+        ReadExactly((int)(sequence - Header.FirstSequence) * record.Length, record);
     }
 
     /// <summary>Part of the attachments of the block of the record last read.</summary>
-    public void ReadAttachments(int offset, Span<byte> target) => _reader.ReadExactly(_location, BlockHeader.SizeBytes + _header.RecordsBytes + offset, target);
+    public void ReadAttachments(int offset, Span<byte> target) => ReadExactly(Header.RecordsBytes + offset, target);
 
     /// <summary>Part of the erasable texts of the block of the record last read.</summary>
-    public void ReadErasable(int offset, Span<byte> target) =>
-        _reader.ReadExactly(_location, BlockHeader.SizeBytes + _header.RecordsBytes + (int)_header.AttachmentsSizeBytes + offset, target);
+    public void ReadErasable(int offset, Span<byte> target) => ReadExactly(Header.RecordsBytes + (int)Header.AttachmentsSizeBytes + offset, target);
 
     /// <summary>Reads the whole block that has this sequence; the block stays valid until the next call.</summary>
-    public Block ReadBlock(ulong sequence)
+    public abstract Block ReadBlock(ulong sequence);
+
+    /// <summary>Leaves the header of the block that has this sequence.</summary>
+    private protected abstract void Find(ulong sequence);
+
+    private protected bool IsHere(ulong sequence) => Header.RecordsCount > 0 && sequence >= Header.FirstSequence && sequence <= Header.LastSequence;
+
+    /// <summary>Of the body of the block found last.</summary>
+    private protected abstract void ReadExactly(int offset, Span<byte> target);
+
+    public abstract void Dispose();
+}
+
+/// <summary>Of the segments of a folder.</summary>
+public sealed class FileRecordReader(IDisk disk, int partition, BlockIndex index) : RecordReader
+{
+    readonly BlockReader _reader = new(disk, partition, readAheadBytes: FileJournal.AlignmentBytes);
+    BlockLocation _location;
+
+    private protected override void ReadExactly(int offset, Span<byte> target) => _reader.ReadExactly(_location, BlockHeader.SizeBytes + offset, target);
+
+    public override Block ReadBlock(ulong sequence)
     {
         Find(sequence);
         if (!_reader.TryRead(_location, out Block block)) throw Damaged(sequence, _location);
         return block;
     }
 
-    void Find(ulong sequence)
+    private protected override void Find(ulong sequence)
     {
-        if (_header.RecordsCount > 0 && sequence >= _header.FirstSequence && sequence <= _header.LastSequence) return;
+        if (IsHere(sequence)) return;
         BlockLocation at = index.Before(sequence) ?? throw Damaged(sequence, new BlockLocation(1, 0));
         // Never the bytes of an earlier search: the writer may have been writing them.
         _reader.Forget();
@@ -54,7 +70,7 @@ public sealed class RecordReader(IDisk disk, int partition, BlockIndex index) : 
             if (header.FirstSequence > sequence) throw Damaged(sequence, at);
             if (header.RecordsCount > 0 && sequence <= header.LastSequence)
             {
-                (_header, _location) = (header, at);
+                (Header, _location) = (header, at);
                 return;
             }
 
@@ -65,5 +81,5 @@ public sealed class RecordReader(IDisk disk, int partition, BlockIndex index) : 
     static JournalDamagedException Damaged(ulong sequence, BlockLocation at) =>
         new($"Event {sequence} is not where the journal should have it ({at}). Stop the server and run `purse verify`.", 0, at);
 
-    public void Dispose() => _reader.Dispose();
+    public override void Dispose() => _reader.Dispose();
 }

@@ -145,9 +145,6 @@ public sealed class Attempt
     ushort[] _indexes = new ushort[1];
     Reservation[] _reservations = new Reservation[1];
 
-    /// <summary>A participant's, which the low-water mark passed before it was decided.</summary>
-    internal bool IsPassed;
-
     /// <summary>Other own attempts under the same id, of other homes.</summary>
     internal Attempt? NextSameId;
     internal Attempt? PreviousSameId;
@@ -198,7 +195,7 @@ public sealed class Attempt
         (Sequence, Coordinator, CoordinatorSequence, IsOwn, TransactionId, Home, Flags, Original) = (0, 0, 0, false, 0, 0, EventFlags.None, 0);
         (PreparedMicros, Status, DecisionSequence, LastSequence, DecisionMicros, Vote) = (0, AttemptStatus.Prepared, 0, 0, 0, default);
         (ExpiresAtMicros, Left, HasTexts, Description, Metadata) = (0, 0, false, null, null);
-        (MovementsCount, _reservationsCount, IsPassed, NextSameId, PreviousSameId) = (0, 0, false, null, null);
+        (MovementsCount, _reservationsCount, NextSameId, PreviousSameId) = (0, 0, null, null);
         Participants.Clear();
     }
 
@@ -371,8 +368,9 @@ public sealed class Attempts
         {
             _ofOthers.Add((attempt.Coordinator, attempt.CoordinatorSequence), attempt);
             if (!_remembered.TryGetValue(attempt.Coordinator, out PriorityQueue<Attempt, ulong>? remembered)) _remembered[attempt.Coordinator] = remembered = new();
-            remembered.Enqueue(attempt, attempt.CoordinatorSequence);
-            if (attempt.Status == AttemptStatus.Prepared) PreparedForOthersCount++;
+            bool isUndecided = attempt.Status == AttemptStatus.Prepared;
+            if (isUndecided) PreparedForOthersCount++;
+            if (!isUndecided || attempt.CoordinatorSequence >= LowWaterOf(attempt.Coordinator)) remembered.Enqueue(attempt, attempt.CoordinatorSequence);
             return;
         }
 
@@ -421,13 +419,12 @@ public sealed class Attempts
         _spare.Push(attempt);
     }
 
-    /// <summary>A participant's, now that it is decided: one that the mark has passed is to be forgotten with the next mark.</summary>
+    /// <summary>A participant's, now that it is decided: one that the mark has passed is forgotten with the next mark.</summary>
     internal void Decided(Attempt attempt)
     {
-        if (!attempt.IsOwn) PreparedForOthersCount--;
-        if (!attempt.IsPassed) return;
-        attempt.IsPassed = false;
-        _remembered[attempt.Coordinator].Enqueue(attempt, attempt.CoordinatorSequence);
+        if (attempt.IsOwn) return;
+        PreparedForOthersCount--;
+        if (attempt.CoordinatorSequence < LowWaterOf(attempt.Coordinator)) _remembered[attempt.Coordinator].Enqueue(attempt, attempt.CoordinatorSequence);
     }
 
     /// <summary>Nothing below the mark is ever spoken of again, but for what is prepared here and waits for its decision.</summary>
@@ -439,12 +436,7 @@ public sealed class Attempts
         while (remembered.TryPeek(out Attempt? first, out ulong attempt) && attempt < lowWater)
         {
             remembered.Dequeue();
-            if (first.Status == AttemptStatus.Prepared && !Injected.Is(LedgerDefect.PreparedForgotten))
-            {
-                first.IsPassed = true;
-                continue;
-            }
-
+            if (first.Status == AttemptStatus.Prepared) continue;
             _ofOthers.Remove((coordinator, attempt));
             _bySequence.Remove(first.Sequence);
             first.Clear();

@@ -43,9 +43,6 @@ internal enum LedgerDefect
 
     /// <summary>A snapshot does not say what was decided of an attempt.</summary>
     DecisionNotInSnapshot,
-
-    /// <summary>What a participant has prepared is forgotten when the low-water mark passes it.</summary>
-    PreparedForgotten,
 }
 
 internal static class Injected

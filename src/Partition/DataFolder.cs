@@ -34,6 +34,8 @@ public sealed partial class DataFolder : IDisposable
 
     public FileDisk Disk(int partition) => new(PartitionPath(Root, partition));
 
+    public FileStore Store(int partition) => new(Disk(partition), partition, new JournalOptions());
+
     static string PartitionPath(string root, int partition) => Path.Combine(root, "partitions", $"{partition}");
 
     /// <summary>Opens or makes the folder for one server, alone.</summary>

@@ -53,11 +53,11 @@ internal enum PartitionDefect
     /// <summary>A participant that was told to abort what it never heard of does not remember that.</summary>
     EarlyAbortForgotten,
 
-    /// <summary>The low-water mark counts what is not durable at the coordinator.</summary>
-    LowWaterBeforeDurable,
-
     /// <summary>A block gets a time that a past that was told of had reached.</summary>
     PastToldOfChanges,
+
+    /// <summary>A partition that is told to stop does not leave behind which past it told of.</summary>
+    PastForgottenAtStop,
 }
 
 internal static class Injected

@@ -54,14 +54,14 @@ public sealed class RecordedEvent(ulong sequence, long timeMicros, in Event e, b
 /// <summary>
 /// Reads flushed events beside the writer, on the threads of those who ask. Never past <see cref="FlushedSequence"/>.
 /// </summary>
-public sealed class EventReaders(IDisk disk, int partition, FileJournal journal, State state) : IDisposable
+public sealed class EventReaders(JournalWriter journal, State state) : IDisposable
 {
     readonly ConcurrentBag<RecordReader> _idle = [];
     volatile bool _disposed;
 
     public ulong FlushedSequence => journal.FlushedSequence;
 
-    public int Partition => partition;
+    public int Partition => journal.Partition;
 
     /// <summary>Names and currencies only: what was published to the reader by a flushed event.</summary>
     public State State => state;
@@ -156,8 +156,6 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
         return 0;
     });
 
-    public BlockLocation Locate(ulong sequence) => With(reader => reader.ReadBlock(sequence).Location);
-
     /// <summary>Events in order from a sequence on, those of one block at most.</summary>
     public List<RecordedEvent> ReadOn(ulong from, int max) => With(reader =>
     {
@@ -213,7 +211,7 @@ public sealed class EventReaders(IDisk disk, int partition, FileJournal journal,
         }
     }
 
-    RecordReader Rent() => _idle.TryTake(out RecordReader? reader) ? reader : new RecordReader(disk, partition, journal.Index);
+    RecordReader Rent() => _idle.TryTake(out RecordReader? reader) ? reader : journal.OpenRecords();
 
     void Return(RecordReader reader)
     {

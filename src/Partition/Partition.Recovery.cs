@@ -5,26 +5,26 @@ namespace Purse.Partitions;
 
 /// <summary>A journal taken over, and the state that its events make.</summary>
 /// <param name="SnapshotSequence">Where the snapshot ends that spared the events before it, 0 without one.</param>
-public sealed record Recovered(FileJournal Journal, StateMachine Machine, ulong SnapshotSequence);
+public sealed record Recovered(JournalWriter Journal, StateMachine Machine, ulong SnapshotSequence);
 
 public sealed partial class Partition
 {
     Serving Recover()
     {
         long started = Environment.TickCount64;
-        (FileJournal journal, StateMachine machine, ulong snapshotSequence) = Recover(_disk, Number, PartitionsCount, _options.Journal, Random.Shared.NextInt64(), _log);
+        (JournalWriter journal, StateMachine machine, ulong snapshotSequence) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log);
         if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
         _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshotSequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
-        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally), new EventReaders(_disk, Number, journal, machine.State)) { SnapshotSequence = snapshotSequence };
+        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally), new EventReaders(journal, machine.State)) { SnapshotSequence = snapshotSequence };
     }
 
     /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>
     /// <param name="tableSeed">Of the state; secret where callers choose names and ids.</param>
-    public static Recovered Recover(IDisk disk, int number, int partitionsCount, JournalOptions options, long tableSeed, Action<string> log)
+    public static Recovered Recover(IJournalStore store, int partitionsCount, long tableSeed, Action<string> log)
     {
-        StateMachine machine = new(new State(tableSeed, number, partitionsCount));
-        Snapshots snapshots = new(disk, number);
+        StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount));
+        Snapshots snapshots = new(store.Files, store.Partition);
         SnapshotHeader used = default;
         List<JournalFloor> floors = [];
         foreach (string name in snapshots.List().Reverse())
@@ -35,7 +35,7 @@ public sealed partial class Partition
         }
 
         ulong snapshotNumber = used.BlockNumber > 0 && Injected.Is(PartitionDefect.SnapshotOneBlockLate) ? used.BlockNumber + 1 : used.BlockNumber;
-        FileJournal journal = FileJournal.Open(disk, number, options, floors, (in Block block) =>
+        JournalWriter journal = store.TakeOver(floors, (in Block block) =>
         {
             if (block.Header.Number > snapshotNumber) Apply(block, machine);
         });

@@ -18,7 +18,7 @@ public sealed partial class Partition
             {
                 try
                 {
-                    serving.SnapshotSequence = SnapshotBeside(_disk, Number, PartitionsCount, serving.Journal, serving.Readers, Random.Shared.NextInt64(), _log);
+                    serving.SnapshotSequence = SnapshotBeside(_store, PartitionsCount, serving.Journal, Random.Shared.NextInt64(), _log);
                 }
                 catch (Exception e) when (e is InvariantBrokenException or JournalDamagedException or InvalidDataException)
                 {
@@ -36,18 +36,16 @@ public sealed partial class Partition
     }
 
     /// <returns>Where the newest snapshot ends now.</returns>
-    public static ulong SnapshotBeside(IDisk disk, int partition, int partitionsCount, FileJournal journal, EventReaders readers, long tableSeed, Action<string> log)
+    public static ulong SnapshotBeside(IJournalStore store, int partitionsCount, JournalWriter journal, long tableSeed, Action<string> log)
     {
-        Snapshots snapshots = new(disk, partition);
+        Snapshots snapshots = new(store.Files, store.Partition);
         SnapshotHeader before = default;
-        StateMachine machine = new(new State(tableSeed, partition, partitionsCount));
+        StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount));
         if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out before) is StateMachine read) machine = read;
 
         // Only up to what a later durable block vouches for: a snapshot never speaks of more than the journal can prove.
         ulong marked = Injected.Is(PartitionDefect.SnapshotTooFar) ? journal.LastNumber : journal.MarkedNumber;
-        using JournalReader reader = before.Sequence == 0
-            ? new JournalReader(disk, partition, checkMerkleRoots: false)
-            : new JournalReader(disk, partition, checkMerkleRoots: false, after: readers.Locate(before.Sequence));
+        using JournalReader reader = before.Sequence == 0 ? store.Read(checkMerkleRoots: false) : journal.ReadAfter(before.Sequence);
         ulong number = 0;
         Hash256 hash = default;
         while (reader.LastNumber < marked && reader.TryReadNext(out Block block))
@@ -71,7 +69,7 @@ public sealed partial class Partition
             Await(serving.Allocating);
             try
             {
-                End(_disk, serving.Journal, serving.Core, serving.SnapshotSequence);
+                End(_store, serving.Journal, serving.Core, serving.SnapshotSequence);
             }
             catch (IOException e)
             {
@@ -86,13 +84,13 @@ public sealed partial class Partition
     }
 
     /// <summary>The last block of a life, and a snapshot where there is news since the last one.</summary>
-    public static void End(IDisk disk, FileJournal journal, PartitionCore core, ulong snapshotSequence)
+    public static void End(IJournalStore store, JournalWriter journal, PartitionCore core, ulong snapshotSequence)
     {
         // Its time binds the next life: no block gets one that an answer about the past has spoken of.
-        journal.AppendMark(core.AnsweredTimeMicros);
+        journal.AppendMark(Injected.Is(PartitionDefect.PastForgottenAtStop) ? 0 : core.AnsweredTimeMicros);
         journal.Flush();
         State state = core.State;
         Check.That(state.LastSequence == journal.FlushedSequence, "a snapshot speaks only of what is durable");
-        if (state.LastSequence > snapshotSequence) new Snapshots(disk, state.Partition).Write(state.LastSequence, journal.LastRecordsNumber, journal.LastRecordsHash, state.Write);
+        if (state.LastSequence > snapshotSequence) new Snapshots(store.Files, state.Partition).Write(state.LastSequence, journal.LastRecordsNumber, journal.LastRecordsHash, state.Write);
     }
 }

@@ -8,8 +8,6 @@ namespace Purse.Partitions;
 
 public sealed record PartitionOptions
 {
-    public JournalOptions Journal { get; init; } = new();
-
     /// <summary>The queue's bound, in commands.</summary>
     public int QueuedCommandsMax { get; init; } = 65_536;
 
@@ -34,7 +32,7 @@ public sealed record PartitionOptions
 /// </summary>
 public sealed partial class Partition : IAsyncDisposable
 {
-    readonly IDisk _disk;
+    readonly IJournalStore _store;
     readonly PartitionOptions _options;
     readonly TimeProvider _clock;
     readonly Action<string> _log;
@@ -50,9 +48,6 @@ public sealed partial class Partition : IAsyncDisposable
     volatile Exception? _fault;
     volatile bool _stopping;
     readonly Lock _journalLock = new();
-
-    /// <summary>As metrics are labelled; made once.</summary>
-    readonly object _label;
     int _batchesInFlight;
     bool _seenStopping;
 
@@ -60,9 +55,9 @@ public sealed partial class Partition : IAsyncDisposable
     long _answeredTimeMicros;
 
     /// <summary>One life between two recoveries.</summary>
-    sealed class Serving(FileJournal journal, PartitionCore core, EventReaders readers)
+    sealed class Serving(JournalWriter journal, PartitionCore core, EventReaders readers)
     {
-        public FileJournal Journal { get; } = journal;
+        public JournalWriter Journal { get; } = journal;
 
         public PartitionCore Core { get; } = core;
 
@@ -77,19 +72,18 @@ public sealed partial class Partition : IAsyncDisposable
         public long NextAllocationTicks;
     }
 
-    Partition(int number, int partitionsCount, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
+    Partition(IJournalStore store, int partitionsCount, PartitionOptions options, TimeProvider clock, Action<string> log)
     {
-        Number = number;
-        _label = number;
+        Number = store.Partition;
         PartitionsCount = partitionsCount;
-        _disk = disk;
+        _store = store;
         _options = options;
         _clock = clock;
         _log = log;
         _queue = new RequestQueue(options.QueuedCommandsMax);
         _hasWork = HasWork;
         for (int i = 0; i < options.BlocksInFlightMax; i++) _freeBatches.Add(new EventBatch(options.EventsPerBlockMax));
-        _thread = new Thread(Run) { Name = $"partition {number}", IsBackground = true };
+        _thread = new Thread(Run) { Name = $"partition {Number}", IsBackground = true };
     }
 
     public int Number { get; }
@@ -97,9 +91,9 @@ public sealed partial class Partition : IAsyncDisposable
     public int PartitionsCount { get; }
 
     /// <summary>Recovers, and begins to serve. Throws where the journal is damaged.</summary>
-    public static Partition Start(int number, int partitionsCount, IDisk disk, PartitionOptions options, TimeProvider clock, Action<string> log)
+    public static Partition Start(IJournalStore store, int partitionsCount, PartitionOptions options, TimeProvider clock, Action<string> log)
     {
-        Partition partition = new(number, partitionsCount, disk, options, clock, log);
+        Partition partition = new(store, partitionsCount, options, clock, log);
         partition._serving = partition.Recover();
         partition._thread.Start();
         return partition;
@@ -245,9 +239,9 @@ public sealed partial class Partition : IAsyncDisposable
     /// Answers all that rests on what is durable. Only while this writer still owns the journal: one that lost it must not even say what it
     /// has, or does not have.
     /// </summary>
-    public static void Answer(PartitionCore core, FileJournal journal, ulong flushedSequence)
+    public static void Answer(PartitionCore core, JournalWriter journal, ulong flushedSequence)
     {
-        if (core.HasToSpeak) journal.ConfirmEpoch();
+        if (journal.IsFlushFenced ? core.HasBareAnswers : core.HasToSpeak) journal.ConfirmEpoch();
         core.Flushed(flushedSequence);
     }
 
@@ -278,7 +272,7 @@ public sealed partial class Partition : IAsyncDisposable
                     }
 
                     if (serving.JournalFault is null) serving.Journal.Flush();
-                    if (isMeasured) FlushSeconds.Record(Stopwatch.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>("partition", _label));
+                    if (isMeasured) FlushSeconds.Record(Stopwatch.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>("partition", Number));
                     if (serving.JournalFault is null && serving.Journal.WantsNext) AllocateAhead(serving);
                 }
                 catch (Exception e)

@@ -13,16 +13,18 @@ public sealed partial class PartitionCore
     const long ResendMicrosMax = 1_000_000;
 
     /// <summary>
-    /// While one side of a commit is down, the others remember what they did for it, and with it whatever they did for later ones of the same
-    /// coordinator; so many at the most. Beyond, a coordinator that restarts before the commit ends is told that it was done, but no more where.
+    /// While one side of a commit is down, the others remember their part in it, and with it whatever they did for later ones of the same
+    /// coordinator; so many at the most. Beyond, a side that has to be asked twice says that it was done, but no more where.
     /// </summary>
-    const int RememberedMax = 16_384;
+    public const int RememberedMax = 16_384;
+
+    readonly int _rememberedMax;
 
     /// <summary>An attempt that this partition coordinates, by its head.</summary>
     readonly Dictionary<ulong, Round> _rounds = [];
     readonly Stack<Round> _spareRounds = new();
 
-    // Of each participant, the attempts that it may still be spoken to about without having prepared them; the lowest head first.
+    // Of each participant, the attempts that it must not forget; the lowest head first.
     readonly Dictionary<int, PriorityQueue<ulong, ulong>> _openOf = [];
     // Finished, but that is not durable yet: by head, where.
     readonly Dictionary<ulong, ulong> _finished = [];
@@ -48,9 +50,6 @@ public sealed partial class PartitionCore
         /// <summary>Refused: it has nothing to let go of, and needs not be told.</summary>
         public bool HasRefused;
         public bool IsDone;
-
-        /// <summary>It has prepared, and the low-water mark has passed that.</summary>
-        public bool IsPassed;
 
         /// <summary>Where it ended there.</summary>
         public ulong Sequence;
@@ -82,17 +81,23 @@ public sealed partial class PartitionCore
     /// <param name="WaitsFor">The partitions that have not voted, or not said that they are done.</param>
     public sealed record InDoubt(ulong Head, UInt128 TransactionId, uint Home, long PreparedMicros, AttemptStatus Status, int Coordinator, ulong CoordinatorSequence, int[] WaitsFor, Movement[] Movements);
 
-    public int UndecidedCount => _rounds.Count;
+    /// <summary>Commits that this partition coordinates and has not ended, as of the last block; any thread may look.</summary>
+    public int UndecidedCount => Volatile.Read(ref _undecidedCount);
 
-    /// <summary>When the oldest that this partition coordinates began, 0 for none; any thread may look.</summary>
+    /// <summary>When the oldest of them began, 0 for none; any thread may look.</summary>
     public long OldestUndecidedMicros => Volatile.Read(ref _oldestUndecidedMicros);
 
+    int _undecidedCount;
     long _oldestUndecidedMicros;
-    readonly Queue<ulong> _begun = new();
 
-    void TellOldest()
+    // Heads in order; those that have ended leave when they come first, or when they are too many.
+    Queue<ulong> _begun = new();
+
+    void TellUndecided()
     {
+        Volatile.Write(ref _undecidedCount, _rounds.Count);
         while (_begun.TryPeek(out ulong head) && !_rounds.ContainsKey(head)) _begun.Dequeue();
+        if (_begun.Count > 2 * _rounds.Count + 1024) _begun = new Queue<ulong>(_begun.Where(_rounds.ContainsKey));
         Volatile.Write(ref _oldestUndecidedMicros, _begun.TryPeek(out ulong oldest) ? State.Attempts.Find(oldest)!.PreparedMicros : 0);
     }
 
@@ -193,6 +198,8 @@ public sealed partial class PartitionCore
             End(request, State.LastSequence);
         }
 
+        if (hasReserve && !TryEndRefused()) return false;
+
         // Each once; what it is said again it is due for later.
         for (int count = _resends.Count; count > 0 && _resends.TryPeek(out ulong head, out long dueMicros) && (isSetBack || dueMicros <= nowMicros); count--)
         {
@@ -201,6 +208,24 @@ public sealed partial class PartitionCore
             Say(head, State.LastSequence);
             round.ResendMicros = Math.Min(round.ResendMicros * 2, ResendMicrosMax);
             _resends.Enqueue(head, nowMicros + round.ResendMicros);
+        }
+
+        return true;
+    }
+
+    /// <summary>
+    /// Whoever has refused must not forget it before that is decided, and with it nothing that comes after. Where that becomes too much, because
+    /// others do not vote for so long, the refusals that were heard are enough.
+    /// </summary>
+    bool TryEndRefused()
+    {
+        foreach (PriorityQueue<ulong, ulong> open in _openOf.Values)
+        {
+            if (open.Count <= _rememberedMax || !open.TryPeek(out ulong head, out _) || !_rounds.TryGetValue(head, out Round? round) || !round.Lowest.IsRefusal) continue;
+            Attempt attempt = State.Attempts.Find(head)!;
+            if (attempt.IsDecided) continue;
+            if (!_batch!.HasRoom) return false;
+            Conclude(attempt, round, round.Lowest, null);
         }
 
         return true;
@@ -260,11 +285,10 @@ public sealed partial class PartitionCore
     {
         ulong head = attempt.Sequence;
         _machine.Conclude(attempt, vote, by, _batch!);
+        Tally.Add(vote.Outcome);
         for (int i = 0; i < round.Sides.Count; i++)
         {
-            Side side = round.Sides[i];
-            if (side.IsPassed) _openOf[side.Partition].Enqueue(head, head);
-            round.Sides[i] = side with { IsPassed = false, IsDone = side.HasRefused };
+            if (round.Sides[i].HasRefused) round.Sides[i] = round.Sides[i] with { IsDone = true };
         }
 
         if (round.AllDone) Finish(attempt, round);
@@ -307,7 +331,9 @@ public sealed partial class PartitionCore
         Attempt attempt = State.Attempts.Find(message.Attempt)!;
         int index = round.IndexOf(message.From);
         // Before the decision, a participant can only repeat what became of another attempt.
-        if (index < 0 || !attempt.IsDecided || round.Sides[index].IsDone) return;
+        if (index < 0 || !attempt.IsDecided) return;
+        // Said again by a side that has forgotten since, it does not undo where that was.
+        if (round.Sides[index] is { IsDone: true } side && (side.HasRefused || side.Sequence != 0 || message.Sequence == 0)) return;
         round.Sides[index] = round.Sides[index] with { IsDone = true, Sequence = message.Sequence };
         if (round.AllDone) Finish(attempt, round);
     }
@@ -346,7 +372,6 @@ public sealed partial class PartitionCore
 
             if (!request.TryResume()) continue;
             request.Decisions[index] = decision;
-            Tally.Add(decision.Outcome);
             request.UndecidedCount--;
             End(request, decision.LastSequence);
         }
@@ -375,7 +400,7 @@ public sealed partial class PartitionCore
             }
         }
 
-        _waiting.Enqueue((request, State.LastSequence));
+        Wait(request);
     }
 
     /// <summary>Says what is to be said of an attempt once all up to a sequence is durable.</summary>
@@ -405,7 +430,7 @@ public sealed partial class PartitionCore
                 From = State.Partition,
                 To = side.Partition,
                 Attempt = attempt.Sequence,
-                LowWater = LowWaterFor(side.Partition, flushed),
+                LowWater = LowWaterFor(side.Partition, attempt.Sequence, flushed),
                 Preparation = attempt.IsDecided ? null : _machine.PreparationFor(attempt, side.Partition),
                 IsCommit = attempt.Status == AttemptStatus.Committed && !(round.IsTakenUp && Injected.Is(PartitionDefect.AbortAfterCommit)),
             });
@@ -413,41 +438,30 @@ public sealed partial class PartitionCore
     }
 
     /// <summary>
-    /// The lowest attempt that this participant may still be spoken to about and has not prepared; the one that it is spoken to about now is one.
-    /// Only what is durable counts: a vote whose decision a crash takes back is asked for again. What is prepared there is remembered there in any
-    /// case: one that waits long for another side's vote must not make this side remember all that comes after.
+    /// The lowest attempt that this participant must not forget. Only what is durable counts: a vote whose decision a crash takes back is asked for
+    /// again. What it has prepared it does not forget before the decision in any case.
     /// </summary>
-    ulong LowWaterFor(int participant, ulong flushed)
+    /// <param name="spokenOf">The one that it is spoken to about now.</param>
+    ulong LowWaterFor(int participant, ulong spokenOf, ulong flushed)
     {
         while (_finishedInOrder.TryPeek(out ulong finished) && _finished[finished] <= flushed) _finished.Remove(_finishedInOrder.Dequeue());
         PriorityQueue<ulong, ulong> open = _openOf[participant];
-        while (open.TryPeek(out ulong head, out _))
+        for (; open.TryPeek(out ulong head, out _); open.Dequeue())
         {
             if (IsOpen(head, participant, flushed)) return head;
-            open.Dequeue();
         }
 
-        throw new InvariantBrokenException($"Invariant broken: partition {participant} is spoken to about an attempt that it has a part in.");
+        return spokenOf;
     }
 
     bool IsOpen(ulong head, int participant, ulong flushed)
     {
-        if (Injected.Is(PartitionDefect.LowWaterBeforeDurable)) flushed = ulong.MaxValue;
         if (!_rounds.TryGetValue(head, out Round? round)) return _finished.GetValueOrDefault(head) > flushed;
         Attempt attempt = State.Attempts.Find(head)!;
-        int index = round.IndexOf(participant);
-        Side side = round.Sides[index];
-        if (!attempt.IsDecided)
-        {
-            // Asked for again after a restart, a vote for is found where it was given, but one against is forgotten.
-            bool isPassed = side.HasVoted && !side.HasRefused;
-            if (isPassed) round.Sides[index] = side with { IsPassed = true };
-            return !isPassed;
-        }
-
-        if (!side.IsDone || attempt.LastSequence > flushed) return true;
-        // Told again, a side that has forgotten a commit does not know where it is.
-        return attempt.Status == AttemptStatus.Committed && _openOf[participant].Count <= RememberedMax;
+        Side side = round.Sides[round.IndexOf(participant)];
+        // Asked again after a restart, it must find what it refused, and who was not heard what comes next; where it ended is of less use.
+        bool isNeeded = attempt.IsDecided ? !side.IsDone || attempt.LastSequence > flushed : !side.HasVoted || side.HasRefused;
+        return isNeeded || (attempt.Status != AttemptStatus.Aborted && _openOf[participant].Count <= _rememberedMax);
     }
 
     void AbandonAttempts()

@@ -16,13 +16,15 @@ public sealed partial class PartitionCore
 
     /// <param name="answeredTimeMicros">The latest past that was told of before; every block is later.</param>
     /// <param name="tally">Goes on with the counts of a life before.</param>
-    public PartitionCore(StateMachine machine, long answeredTimeMicros, Tally? tally = null)
+    public PartitionCore(StateMachine machine, long answeredTimeMicros, Tally? tally = null, int rememberedMax = RememberedMax)
     {
+        _rememberedMax = rememberedMax;
         Tally = tally ?? new Tally();
         _machine = machine;
         AnsweredTimeMicros = answeredTimeMicros;
         FlushedSequence = RepliedSequence = machine.State.LastSequence;
         TakeUpAttempts();
+        TellUndecided();
     }
 
     public long AnsweredTimeMicros { get; private set; }
@@ -42,6 +44,21 @@ public sealed partial class PartitionCore
 
     /// <summary>Whether there is something to say, to callers or to other partitions, as soon as it may be said.</summary>
     public bool HasToSpeak => WaitingCount > 0 || _replies.Count > 0 || _toSpeak.Count > 0;
+
+    /// <summary>Whether some of them rest on nothing that was written after they were asked for, and so do not show that this writer still owns the partition.</summary>
+    public bool HasBareAnswers => _dequeued < _bareUpTo || _areEndedBare;
+
+    // How many ever went into and out of _waiting; those before _bareUpTo may have been put in by a block without events.
+    long _enqueued;
+    long _dequeued;
+    long _bareUpTo;
+    bool _areEndedBare;
+
+    void Wait(Request request)
+    {
+        _waiting.Enqueue((request, State.LastSequence));
+        _enqueued++;
+    }
 
     /// <summary>Whether there is something to do without anybody asking.</summary>
     public bool HasWork(long nowMicros) => _inbox.Count > 0 || _retries.Count > 0 || State.Holds.FirstDue(nowMicros) >= 0 || IsAnyResendDue(nowMicros);
@@ -90,7 +107,7 @@ public sealed partial class PartitionCore
         request.Next = 0;
         request.IsWaiting = true;
         request.DecidedSequence = Math.Max(request.DecidedSequence, State.LastSequence);
-        _waiting.Enqueue((request, State.LastSequence));
+        Wait(request);
         return true;
     }
 
@@ -116,16 +133,19 @@ public sealed partial class PartitionCore
         EventBatch batch = _batch!;
         _batch = null;
         _machine.CheckBalanced();
-        TellOldest();
+        TellUndecided();
         Check.That(batch.Count == 0 || batch.NextSequence == State.LastSequence + 1, "every event of a block is applied");
         foreach (ReadRequest read in _reads)
         {
             if (!Injected.Is(PartitionDefect.PastToldOfChanges)) AnsweredTimeMicros = Math.Max(AnsweredTimeMicros, read.AsOfMicros);
             read.Read(this);
-            _waiting.Enqueue((read, State.LastSequence));
+            Wait(read);
         }
 
         _reads.Clear();
+        if (batch.Count > 0) return;
+        _bareUpTo = _enqueued;
+        _areEndedBare = _ended.Count > 0;
     }
 
     /// <summary>All up to this sequence is durable: answers whoever waited for it.</summary>
@@ -137,6 +157,7 @@ public sealed partial class PartitionCore
         while (_waiting.TryPeek(out (Request Request, ulong Sequence) first) && first.Sequence <= answerable)
         {
             _waiting.Dequeue();
+            _dequeued++;
             if (first.Request is not CommandRequest commands)
             {
                 Reply(first.Request, first.Sequence);
@@ -156,6 +177,7 @@ public sealed partial class PartitionCore
         }
 
         _ended.RemoveRange(later, _ended.Count - later);
+        _areEndedBare &= later > 0;
 
         Speak(answerable);
     }

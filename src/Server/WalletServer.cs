@@ -27,6 +27,8 @@ public sealed record WalletServerOptions
     /// <summary>For a new data folder; 1 where it is not given.</summary>
     public int? PartitionsCount { get; init; }
 
+    public JournalOptions Journal { get; init; } = new();
+
     public PartitionOptions Partition { get; init; } = new();
 
     public Action<string> Log { get; init; } = static _ => { };
@@ -79,7 +81,7 @@ public sealed class WalletServer : IAsyncDisposable
         try
         {
             for (int number = 0; number < folder.PartitionsCount; number++)
-                partitions.Add(Partition.Start(number, folder.PartitionsCount, options.Disk?.Invoke(number) ?? folder.Disk(number), options.Partition, TimeProvider.System, options.Log));
+                partitions.Add(Partition.Start(new FileStore(options.Disk?.Invoke(number) ?? folder.Disk(number), number, options.Journal), folder.PartitionsCount, options.Partition, TimeProvider.System, options.Log));
             foreach (Partition partition in partitions) partition.Connect(partitions);
             Router router = new(partitions);
             await CurrencyEndpoints.SpreadAsync(router, options.Log);

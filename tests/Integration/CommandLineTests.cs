@@ -129,7 +129,7 @@ public sealed class CommandLineTests
     /// <summary>Where the last block ends.</summary>
     static long End(string data)
     {
-        using JournalReader reader = new(new FileDisk(Path.Combine(data, "partitions/0")), 0, checkMerkleRoots: false);
+        using FileJournalReader reader = new(new FileDisk(Path.Combine(data, "partitions/0")), 0, checkMerkleRoots: false);
         while (reader.TryReadNext(out _))
         {
         }

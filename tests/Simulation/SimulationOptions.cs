@@ -1,3 +1,5 @@
+using Purse.Partitions;
+
 namespace Purse.Simulation;
 
 /// <summary>
@@ -56,6 +58,12 @@ public sealed record SimulationOptions
     /// <summary>A partition is told to stop, as when its server is.</summary>
     public int CleanStopRate { get; init; }
 
+    /// <summary>How much a participant remembers for the sake of a commit that waits for another one.</summary>
+    public int RememberedMax { get; init; } = PartitionCore.RememberedMax;
+
+    /// <summary>Whether that may be so little that positions are lost, and not every vote is waited for.</summary>
+    public bool RemembersLittle => RememberedMax < 100;
+
     /// <summary>Of a recovery, per cent: the disk fails to read.</summary>
     public int FailReadRate { get; init; }
 
@@ -113,6 +121,7 @@ public sealed record SimulationOptions
             CleanStopRate = Sometimes(5),
             FailReadRate = Sometimes(20),
             BulkPercent = Sometimes(40),
+            RememberedMax = random.Next(2) == 0 ? 0 : PartitionCore.RememberedMax,
         };
     }
 
@@ -143,6 +152,7 @@ public sealed record SimulationOptions
         if (ReadPercent > 0) yield return this with { ReadPercent = 0 };
         if (CleanStopRate > 0) yield return this with { CleanStopRate = 0 };
         if (FailReadRate > 0) yield return this with { FailReadRate = 0 };
+        if (RemembersLittle) yield return this with { RememberedMax = PartitionCore.RememberedMax };
         if (BulkPercent > 0) yield return this with { BulkPercent = 0 };
         if (RepeatPercent > 0) yield return this with { RepeatPercent = 0 };
         if (Clients > 1) yield return this with { Clients = Clients / 2 };

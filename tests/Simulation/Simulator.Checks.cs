@@ -13,7 +13,7 @@ public sealed partial class Simulator
     void CheckRecovered(Shard shard, State state)
     {
         StateMachine replayed = new(new State(_random.NextInt64(), shard.Number, _options.Partitions));
-        using JournalReader reader = new(shard.Disk, shard.Number, checkMerkleRoots: true);
+        using JournalReader reader = shard.Store.Read(checkMerkleRoots: true);
         while (reader.TryReadNext(out Block block))
         {
             Partition.Apply(block, replayed);
@@ -59,6 +59,8 @@ public sealed partial class Simulator
                 balances[key] = (posted + (BigInteger)balance.Posted, held + (BigInteger)balance.Held);
             }
 
+            Check(state.Attempts.OwnCount == 0 && state.Attempts.PreparedForOthersCount == 0, $"after all has healed, partition {state.Partition} counts {state.Attempts.OwnCount} commits of its own and {state.Attempts.PreparedForOthersCount} of others");
+            foreach (Shard shard in _shards) Check(state.Attempts.OwnCountWith(shard.Number) == 0, $"after all has healed, partition {state.Partition} counts commits with {shard.Number}");
             foreach (Attempt attempt in state.Attempts.All)
                 Check(!attempt.IsOwn && attempt.Status != AttemptStatus.Prepared, $"after all has healed, attempt {attempt.Sequence} of partition {attempt.Coordinator} is not finished in partition {state.Partition}");
             foreach ((int peer, uint currency, Int128 posted) in state.Clearing)
@@ -90,7 +92,7 @@ public sealed partial class Simulator
     static List<Recorded> Read(Shard shard)
     {
         List<Recorded> events = [];
-        using JournalReader reader = new(shard.Disk, shard.Number, checkMerkleRoots: true);
+        using JournalReader reader = shard.Store.Read(checkMerkleRoots: true);
         while (reader.TryReadNext(out Block block))
         {
             byte[] attachments = block.Attachments.ToArray();
@@ -137,8 +139,8 @@ public sealed partial class Simulator
     {
         Check(read.Sequence >= read.NotBefore, $"a read showed event {read.Sequence} after {read.NotBefore} was acknowledged");
         Check(read.Sequence <= (ulong)events.Count, $"a read showed event {read.Sequence}, which is lost");
-        // A past that was told of stays as it was. A clock that is set back while the process is down is beyond what one life can promise another.
-        if (read.AsOfMicros != 0 && read.Sequence < (ulong)events.Count && events[(int)read.Sequence] is var next && next.Epoch == read.Epoch)
+        // A past that was told of stays as it was. A clock that is set back while a process that was killed is down is beyond what one life can promise another.
+        if (read.AsOfMicros != 0 && read.Sequence < (ulong)events.Count && events[(int)read.Sequence] is var next && (next.Epoch == read.Epoch || _shards[read.Partition].EndedEpochs.Contains(read.Epoch)))
             Check(next.TimeMicros > read.AsOfMicros, $"event {read.Sequence + 1} is of {next.TimeMicros}, and a past up to {read.AsOfMicros} was told of without it");
         uint account = state.Names.Find(read.Account);
         for (int i = (int)read.Sequence - 1; i >= 0; i--)

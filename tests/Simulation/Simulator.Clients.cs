@@ -27,9 +27,10 @@ public sealed partial class Simulator
             client.Commands.Add(NextCommand());
             for (int more = _random.Next(100) < _options.BulkPercent && !IsToBeLookedUp(client.Commands[0]) ? _random.Next(8) : 0; more > 0; more--)
             {
-                // One request goes to one partition; what else is drawn is as if nobody had thought of it.
+                // One request goes to one partition.
                 Command next = NextCommand();
                 if (!IsToBeLookedUp(next) && PartitionOf(next) == PartitionOf(client.Commands[0])) client.Commands.Add(next);
+                else _putOff.Enqueue(next);
             }
         }
 
@@ -71,8 +72,12 @@ public sealed partial class Simulator
     /// <summary>Null for what leaves nothing behind in any case.</summary>
     Fate? FateOf(in Command command) => command.DryRun ? null : _fates.GetValueOrDefault(command.TransactionId);
 
+    /// <summary>Commands that did not fit in with others.</summary>
+    readonly Queue<Command> _putOff = new();
+
     Command NextCommand()
     {
+        if (_random.Next(2) == 0 && _putOff.TryDequeue(out Command first)) return first;
         if (_ids.Count == 0 || _random.Next(100) >= _options.RepeatPercent) return NewCommand();
         Command again = _sent[_ids[_random.Next(_ids.Count)]];
         if (again.Kind is CommandKind.Transfer or CommandKind.Transaction && _random.Next(4) == 0) again.DryRun = true;

@@ -10,12 +10,15 @@ namespace Purse.Simulation;
 /// </summary>
 public sealed partial class Simulator
 {
-    /// <returns>Where each commit begins in each partition.</returns>
+    /// <returns>Where each commit ends in each partition.</returns>
     Dictionary<(int Coordinator, ulong Head), List<Part>> CheckAgainstModel(LedgerModel model, List<Recorded>[] all, State[] states)
     {
         Dictionary<(int Coordinator, ulong Head), List<Part>> carriedOut = [];
         int[] next = new int[all.Length];
         Dictionary<(int Coordinator, ulong Head), LedgerModel.ModelAttempt> attempts = [];
+
+        // What was said of where the sides of a commit end.
+        List<(int Partition, ulong Sequence, ulong Head, Part[] Parts)> told = [];
 
         // Own heads of participants, as the coordinator names them.
         Dictionary<(int Partition, ulong Head), (int Coordinator, ulong Head)> names = [];
@@ -35,6 +38,13 @@ public sealed partial class Simulator
         for (int partition = 0; partition < all.Length; partition++)
             Check(next[partition] == all[partition].Count, $"event {next[partition] + 1} of partition {partition}, {(next[partition] < all[partition].Count ? all[partition][next[partition]].Event.Kind : 0)}, comes before what must have caused it");
         Check(!model.Attempts.Any(), "a commit across partitions did not end");
+        foreach ((int partition, ulong sequence, ulong head, Part[] parts) in told)
+        {
+            // It says where each side ends, for ever.
+            HashSet<Part> ends = [.. carriedOut[(partition, head)]];
+            Check(_options.RemembersLittle ? ends.IsSupersetOf(parts) : ends.SetEquals(parts), $"event {sequence} of partition {partition} says that attempt {head} ends at {string.Join(" ", parts)}, and it ends at {string.Join(" ", carriedOut[(partition, head)])}");
+        }
+
         return carriedOut;
 
         bool TryCheck(int partition, ulong sequence)
@@ -60,15 +70,7 @@ public sealed partial class Simulator
                     if (!finished.CarriedOut.Contains(side) && finished.Votes.GetValueOrDefault(side).Outcome is null or "done") return false;
                 }
 
-                if (finished.Outcome == "done")
-                {
-                    // It says where each side ends, for ever.
-                    Part[] told = recorded.Attachment.Parts();
-                    foreach (Part begins in carriedOut[(partition, head)])
-                        Check(Array.Exists(told, part => part.Partition == begins.Partition && part.Sequence >= begins.Sequence), $"event {sequence} does not say where attempt {head} ends in partition {begins.Partition}");
-                    Check(told.Length == carriedOut[(partition, head)].Count, $"event {sequence} says that attempt {head} has {told.Length} parts");
-                }
-
+                if (finished.Outcome == "done") told.Add((partition, sequence, head, recorded.Attachment.Parts()));
                 model.Finish(finished);
                 return true;
             }
@@ -88,7 +90,7 @@ public sealed partial class Simulator
                 {
                     // Told so before it was asked.
                     if (asked.Outcome.Length == 0) return false;
-                    Check(asked.Outcome == "aborted", $"event {sequence} ends an attempt that this partition was to vote on, as {asked.Outcome}");
+                    Check(asked.Outcome == "aborted" || (_options.RemembersLittle && asked.Outcome != "done"), $"event {sequence} ends an attempt that this partition was to vote on, as {asked.Outcome}");
                     model.CarryOut(asked, partition, coordinator);
                     return true;
                 }
@@ -110,17 +112,24 @@ public sealed partial class Simulator
             // What ends it: the first event of money, the refusal, or what was let go of.
             (int of, ulong its) = names.GetValueOrDefault((partition, e.Link), (partition, e.Link));
             LedgerModel.ModelAttempt attempt = attempts[(of, its)];
-            if (attempt.CarriedOut.Contains(partition)) return true;
+            if (attempt.CarriedOut.Contains(partition))
+            {
+                if (carriedOut.TryGetValue((of, its), out List<Part>? known)) known[known.FindIndex(part => part.Partition == partition)] = new Part(partition, sequence);
+                return true;
+            }
+
             if (of == partition)
             {
                 // The refusal comes last of what an abort leaves.
                 if (e.Kind is EventKind.Aborted or EventKind.Released) return true;
                 string outcome = e.Kind == EventKind.TransferRejected ? NameOf((Outcome)e.Code) : "done";
-                bool isByOperator = outcome == "aborted";
+                bool isByOperator = outcome == "aborted", mayBeEarly = outcome != "done" && !isByOperator && _options.RemembersLittle;
+                int refused = e.Index;
                 if (isByOperator) Check(_aborted.Contains(e.TransactionId), $"event {sequence} ends an attempt that nobody wanted to end");
-                else if (!model.PartitionsOf(attempt, of).All(attempt.Votes.ContainsKey)) return false;
-                else Expect(outcome, attempt.Lowest.Outcome, e);
-                Check(outcome == "done" || isByOperator || e.Index == attempt.Lowest.Posting, $"event {sequence} refuses posting {e.Index}; the model says {attempt.Lowest.Posting}");
+                else if (mayBeEarly && !attempt.Votes.Values.Any(vote => vote.Outcome == outcome && vote.Posting == refused)) return false;
+                else if (!mayBeEarly && !model.PartitionsOf(attempt, of).All(attempt.Votes.ContainsKey)) return false;
+                else if (!mayBeEarly) Expect(outcome, attempt.Lowest.Outcome, e);
+                Check(outcome == "done" || isByOperator || mayBeEarly || e.Index == attempt.Lowest.Posting, $"event {sequence} refuses posting {e.Index}; the model says {attempt.Lowest.Posting}");
                 if (outcome == "done" && !attempt.IsHold) (_moved, _movedAcross) = (_moved + 1, _movedAcross + 1);
                 model.Decide(attempt, outcome);
             }

@@ -72,6 +72,11 @@ public sealed partial class Simulator
 
         public FaultyDisk Disk { get; set; } = new();
 
+        /// <summary>Writers that were told to stop, and did.</summary>
+        public HashSet<ulong> EndedEpochs { get; } = [];
+
+        public FileStore Store => new(Disk, number, Journal);
+
         public List<Writer> Writers { get; } = [];
 
         /// <summary>How far its clock is from the others'.</summary>
@@ -89,7 +94,7 @@ public sealed partial class Simulator
     {
         public Shard Shard => shard;
 
-        public FileJournal Journal { get; } = recovered.Journal;
+        public JournalWriter Journal { get; } = recovered.Journal;
 
         public PartitionCore Core { get; } = core;
 
@@ -343,7 +348,7 @@ public sealed partial class Simulator
         if (!_isHealed && Happens(_options.FailReadRate * 10)) shard.Disk.FailReadIn = 1 + _random.Next(100);
         try
         {
-            recovered = Partition.Recover(shard.Disk, shard.Number, _options.Partitions, Journal, _random.NextInt64(), static _ => { });
+            recovered = Partition.Recover(shard.Store, _options.Partitions, _random.NextInt64(), static _ => { });
         }
         catch (IOException e) when (e is not JournalDamagedException)
         {
@@ -364,7 +369,7 @@ public sealed partial class Simulator
         // What was found was made durable, and marked so.
         shard.Durable[recovered.Journal.LastNumber] = recovered.Journal.LastHash;
         shard.Writers.Add(new Writer(
-            shard, recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros), new EventReaders(shard.Disk, shard.Number, recovered.Journal, machine.State), _options));
+            shard, recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros, rememberedMax: _options.RememberedMax), new EventReaders(recovered.Journal, machine.State), _options));
     }
 
     long NowMicros(Shard shard) => _nowMicros + shard.ClockMicros;
@@ -414,14 +419,16 @@ public sealed partial class Simulator
                     break;
             }
         }
-        catch (Exception e) when ((e is IOException and not JournalDamagedException) || (e is InvariantBrokenException && IsDeposed(writer)))
+        catch (Exception e) when (MayHappen(e, writer))
         {
             Trace(shard, $"epoch {writer.Journal.Epoch} stops: {e.Message}");
             Stop(writer);
         }
     }
 
-    /// <summary>What is said to its successor makes no sense to one that was deposed.</summary>
+    /// <summary>The disk failed, or it was deposed: what is said to its successor makes no sense to it.</summary>
+    static bool MayHappen(Exception e, Writer writer) => (e is IOException and not JournalDamagedException) || (e is InvariantBrokenException && IsDeposed(writer));
+
     static bool IsDeposed(Writer writer)
     {
         try
@@ -490,7 +497,7 @@ public sealed partial class Simulator
         if (!Happens(_options.SnapshotRate * 10)) return;
         try
         {
-            Partition.SnapshotBeside(writer.Shard.Disk, writer.Shard.Number, _options.Partitions, writer.Journal, writer.Readers, _random.NextInt64(), static _ => { });
+            Partition.SnapshotBeside(writer.Shard.Store, _options.Partitions, writer.Journal, _random.NextInt64(), static _ => { });
         }
         catch (IOException e) when (e is not JournalDamagedException)
         {
@@ -516,10 +523,13 @@ public sealed partial class Simulator
                 Fill(writer);
             }
 
-            Partition.End(shard.Disk, writer.Journal, writer.Core, snapshotSequence: 0);
+            Partition.End(shard.Store, writer.Journal, writer.Core, snapshotSequence: 0);
             shard.Durable[writer.Journal.LastNumber] = writer.Journal.LastHash;
+            shard.EndedEpochs.Add(writer.Journal.Epoch);
+            // While it is down its clock is set.
+            if (_options.ClockJumpRate > 0 && _random.Next(2) == 0) shard.ClockMicros -= _random.Next(2_000_000);
         }
-        catch (IOException e) when (e is not JournalDamagedException)
+        catch (Exception e) when (MayHappen(e, writer))
         {
             Trace(shard, $"epoch {writer.Journal.Epoch} stops otherwise: {e.Message}");
         }

@@ -93,7 +93,7 @@ public sealed class GoldenFileTests
         byte[] bytes = FromText(File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "Golden", "journal-v0.hex")));
         using (IDiskFile file = disk.Open(FileJournal.SegmentName(1), writable: true, create: true)) file.Write(bytes, 0);
         StateMachine machine = new(new State(1));
-        using JournalReader reader = new(disk, 3, checkMerkleRoots: true);
+        using FileJournalReader reader = new(disk, 3, checkMerkleRoots: true);
         while (reader.TryReadNext(out Block block)) Purse.Partitions.Partition.Apply(block, machine);
         Assert.Null(reader.TornTail);
         Assert.Equal(37ul, machine.State.LastSequence);

@@ -11,7 +11,7 @@ public abstract class JournalConformanceTests
 
     internal static readonly JournalOptions Small = new() { SegmentSizeBytes = 128 * 1024, ReserveBytes = 32 * 1024 };
 
-    private protected abstract IDisk NewDisk();
+    private protected abstract IJournalStore NewStore();
 
     /// <summary>One record as written: which block it belongs to can be read from it.</summary>
     static byte[] Records(ulong firstSequence, int count)
@@ -27,13 +27,17 @@ public abstract class JournalConformanceTests
         return bytes;
     }
 
-    internal static void Append(FileJournal journal, int count, byte[]? attachments = null, byte[]? erasable = null)
+    internal static void Append(JournalWriter journal, int count, byte[]? attachments = null, byte[]? erasable = null)
     {
         ulong first = journal.AppendedSequence + 1;
         journal.Append(journal.Epoch, first, (long)first * 1000, count, RecordBytes, Records(first, count), attachments ?? [], erasable ?? []);
     }
 
-    internal static FileJournal Open(IDisk disk, List<ulong>? sequences = null) => FileJournal.Open(disk, 0, Small, [], (in Block block) =>
+    internal static FileStore At(IDisk disk) => new(disk, 0, Small);
+
+    internal static JournalWriter Open(IDisk disk, List<ulong>? sequences = null) => Open(At(disk), sequences);
+
+    internal static JournalWriter Open(IJournalStore store, List<ulong>? sequences = null) => store.TakeOver([], (in Block block) =>
     {
         for (int i = 0; i < block.Header.RecordsCount; i++)
         {
@@ -48,13 +52,13 @@ public abstract class JournalConformanceTests
     [Fact]
     public void Gives_back_what_was_appended_in_order_across_segments_and_restarts()
     {
-        IDisk disk = NewDisk();
+        IJournalStore store = NewStore();
         Random random = new(1);
         ulong last = 0;
         for (int life = 0; life < 4; life++)
         {
             List<ulong> read = [];
-            using FileJournal journal = Open(disk, read);
+            using JournalWriter journal = Open(store, read);
             Assert.Equal(Sequences(last), read);
             Assert.Equal((ulong)life + 1, journal.Epoch);
             Assert.Null(journal.TornTail);
@@ -70,13 +74,18 @@ public abstract class JournalConformanceTests
             last = journal.AppendedSequence;
         }
 
-        Assert.True(FileJournal.Segments(disk).Count > 3);
+        AssertMany(store);
+    }
+
+    /// <summary>What was appended is in several pieces, where the store has such.</summary>
+    private protected virtual void AssertMany(IJournalStore store)
+    {
     }
 
     [Fact]
     public void A_sequence_that_does_not_follow_is_refused()
     {
-        using FileJournal journal = Open(NewDisk());
+        using JournalWriter journal = Open(NewStore());
         Append(journal, 3);
         Assert.Throws<ArgumentException>(() => journal.Append(journal.Epoch, 3, 9000, 1, RecordBytes, Records(3, 1), [], []));
         Assert.Throws<ArgumentException>(() => journal.Append(journal.Epoch, 5, 9000, 1, RecordBytes, Records(5, 1), [], []));
@@ -86,12 +95,12 @@ public abstract class JournalConformanceTests
     [Fact]
     public void A_writer_that_was_taken_over_from_is_fenced_and_what_it_wrote_before_stays()
     {
-        IDisk disk = NewDisk();
-        using FileJournal first = Open(disk);
+        IJournalStore store = NewStore();
+        using JournalWriter first = Open(store);
         Append(first, 2);
         first.Flush();
         List<ulong> read = [];
-        using FileJournal second = Open(disk, read);
+        using JournalWriter second = Open(store, read);
         Assert.Equal(Sequences(2), read);
         Assert.Throws<FencedException>(() => Append(first, 1));
         // Dead from then on, whatever it is asked.
@@ -102,75 +111,43 @@ public abstract class JournalConformanceTests
         Assert.Equal(3ul, second.FlushedSequence);
     }
 
-    /// <summary>Excludes: a take-over that fails halfway, and with it the fence before a writer that was deposed long ago.</summary>
-    [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void A_take_over_that_fails_leaves_the_fence_where_it_was(bool torn)
-    {
-        FaultyDisk disk = new();
-        using FileJournal first = FileJournal.Open(disk, 0, Small, [], (in Block _) => { });
-        using FileJournal second = FileJournal.Open(disk, 0, Small, [], (in Block _) => { });
-        (disk.FailWriteIn, disk.FailingWriteIsTorn) = (1, torn);
-        Assert.Throws<IOException>(() => FileJournal.Open(disk, 0, Small, [], (in Block _) => { }));
-        Assert.Throws<FencedException>(() => Append(first, 1));
-        Assert.Throws<FencedException>(first.ConfirmEpoch);
-        second.ConfirmEpoch();
-        Append(second, 1);
-        using FileJournal third = FileJournal.Open(disk, 0, Small, [], (in Block _) => { });
-        Assert.True(third.Epoch > second.Epoch);
-        Assert.Throws<FencedException>(second.ConfirmEpoch);
-    }
-
     [Fact]
     public void An_epoch_of_another_is_fenced()
     {
-        using FileJournal journal = Open(NewDisk());
+        using JournalWriter journal = Open(NewStore());
         Assert.Throws<FencedException>(() => journal.Append(journal.Epoch + 1, 1, 1000, 1, RecordBytes, Records(1, 1), [], []));
     }
 
-    /// <summary>Excludes: a segment's worth of disk lost for good with every crash in the middle of an allocation.</summary>
+    /// <summary>What was flushed is vouched for, at the latest by an empty block of an idle writer.</summary>
     [Fact]
-    public void What_a_crash_left_of_an_allocation_is_gone_with_the_next_writer()
+    public void All_that_was_flushed_is_vouched_for_in_the_end()
     {
-        IDisk disk = NewDisk();
-        using (FileJournal journal = Open(disk)) Append(journal, 1);
-        foreach (string name in new[] { "allocating-00000002", "allocating-00000002-1" })
-        {
-            using IDiskFile left = disk.Open(name, writable: true, create: true);
-            left.Write(new byte[100], 0);
-        }
-
-        Assert.Contains("allocating-00000002-1", disk.List(""));
-        using FileJournal next = Open(disk);
-        Assert.Equal(["epoch"], disk.List(""));
-    }
-
-    [Fact]
-    public void An_idle_writer_marks_what_was_flushed()
-    {
-        IDisk disk = NewDisk();
-        using FileJournal journal = Open(disk);
+        using JournalWriter journal = Open(NewStore());
         Assert.False(journal.WantsMark);
         Append(journal, 1);
         Assert.False(journal.WantsMark);
+        Assert.NotEqual(journal.LastRecordsNumber, journal.MarkedNumber);
         journal.Flush();
-        Assert.True(journal.WantsMark);
-        journal.AppendMark();
-        journal.Flush();
+        if (journal.WantsMark)
+        {
+            journal.AppendMark();
+            journal.Flush();
+        }
+
         Assert.False(journal.WantsMark);
-        Assert.Equal(journal.LastRecordsNumber, journal.MarkedNumber);
+        Assert.InRange(journal.MarkedNumber, journal.LastRecordsNumber, journal.LastNumber);
     }
 
     [Fact]
     public void Two_readers_see_the_same_beside_the_writer()
     {
-        IDisk disk = NewDisk();
-        using FileJournal journal = Open(disk);
-        using JournalReader reader = new(disk, 0, checkMerkleRoots: true);
+        IJournalStore store = NewStore();
+        using JournalWriter journal = Open(store);
+        using JournalReader reader = store.Read(checkMerkleRoots: true);
         for (int i = 0; i < 50; i++)
         {
             Append(journal, 20);
+            journal.Flush();
             while (reader.TryReadNext(out _))
             {
             }
@@ -183,12 +160,12 @@ public abstract class JournalConformanceTests
     [Fact]
     public void Any_record_is_found_beside_the_writer()
     {
-        IDisk disk = NewDisk();
-        using FileJournal journal = Open(disk);
+        IJournalStore store = NewStore();
+        using JournalWriter journal = Open(store);
         Random random = new(2);
         for (int i = 0; i < 60; i++) Append(journal, 1 + random.Next(40));
         journal.Flush();
-        using RecordReader reader = new(disk, 0, journal.Index);
+        using RecordReader reader = journal.OpenRecords();
         byte[] record = new byte[RecordBytes];
         for (ulong sequence = 1; sequence <= journal.FlushedSequence; sequence++)
         {
@@ -196,22 +173,128 @@ public abstract class JournalConformanceTests
             Assert.Equal(Records(sequence, 1), record);
         }
     }
+
+    /// <summary>Beside a record lie its attachments and texts, which are read bit by bit; and whole blocks, in any order.</summary>
+    [Fact]
+    public void All_that_lies_beside_a_record_is_found()
+    {
+        using JournalWriter journal = Open(NewStore());
+        byte[] attachments = [.. Enumerable.Range(0, 90_000).Select(i => (byte)(i % 251))], erasable = [.. Enumerable.Range(0, 7000).Select(i => (byte)(i % 13))];
+        Append(journal, 3);
+        Append(journal, 5, attachments, erasable);
+        Append(journal, 700);
+        journal.Flush();
+        using RecordReader reader = journal.OpenRecords();
+        byte[] record = new byte[RecordBytes], part = new byte[1000];
+        foreach (ulong sequence in (ulong[])[6, 1, 708, 4, 300, 8])
+        {
+            reader.Read(sequence, record);
+            Assert.Equal(Records(sequence, 1), record);
+            if (sequence is < 4 or > 8) continue;
+            reader.ReadAttachments(80_000, part);
+            Assert.Equal(attachments[80_000..81_000], part);
+            reader.ReadErasable(5000, part);
+            Assert.Equal(erasable[5000..6000], part);
+            Block block = reader.ReadBlock(sequence);
+            Assert.Equal((4ul, 8ul), (block.Header.FirstSequence, block.Header.LastSequence));
+            Assert.True(block.Attachments.SequenceEqual(attachments) && block.Erasable.SequenceEqual(erasable));
+        }
+    }
+
+    [Fact]
+    public void Reading_goes_on_after_any_record()
+    {
+        IJournalStore store = NewStore();
+        using JournalWriter journal = Open(store);
+        for (int i = 0; i < 20; i++) Append(journal, 7);
+        journal.Flush();
+        for (ulong sequence = 1; sequence <= 140; sequence += 3)
+        {
+            using JournalReader reader = journal.ReadAfter(sequence);
+            ulong next = (sequence - 1) / 7 * 7 + 8;
+            for (; reader.TryReadNext(out Block block); next += block.Header.RecordsCount) Assert.Equal(next, block.Header.FirstSequence);
+            Assert.Equal(141ul, next);
+        }
+    }
+
+    [Fact]
+    public void A_journal_that_lost_what_is_known_of_is_refused()
+    {
+        IJournalStore store = NewStore();
+        Hash256 hash;
+        ulong number;
+        using (JournalWriter journal = Open(store))
+        {
+            Append(journal, 3);
+            journal.Flush();
+            (number, hash) = (journal.LastNumber, journal.LastHash);
+        }
+
+        static void Ignore(in Block block)
+        {
+        }
+
+        store.TakeOver([new JournalFloor(number, 3, hash, "a friend")], Ignore).Dispose();
+        Assert.StartsWith("journal_lost_tail: a friend", Assert.Throws<JournalDamagedException>(() => store.TakeOver([new JournalFloor(number + 50, 300, hash, "a friend")], Ignore)).Message, StringComparison.Ordinal);
+        Assert.Contains("has another block there", Assert.Throws<JournalDamagedException>(() => store.TakeOver([new JournalFloor(number, 3, default, "a friend")], Ignore)).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>Immutable files beside the journal: whole under their name, or not there.</summary>
+    [Fact]
+    public void Files_are_found_by_whoever_takes_over()
+    {
+        IJournalStore store = NewStore();
+        Snapshots snapshots = new(store.Files, store.Partition);
+        byte[] state = new byte[3_000_000];
+        new Random(3).NextBytes(state);
+        for (ulong sequence = 5; sequence < 9; sequence++) snapshots.Write(sequence, sequence - 1, default, stream => stream.Write(state));
+        string[] names = [.. snapshots.List()];
+        Assert.Equal(["snapshots/00000000000000000007.snapshot", "snapshots/00000000000000000008.snapshot"], names);
+        Assert.True(snapshots.TryReadHeader(names[1], out SnapshotHeader header));
+        byte[] read = new byte[state.Length];
+        snapshots.Read(names[1], header, stream => stream.ReadExactly(read));
+        Assert.Equal(state, read);
+        store.Files.Delete(names[0]);
+        Assert.Equal([names[1]], snapshots.List());
+        Assert.Throws<FileNotFoundException>(() => store.Files.Open(names[0], writable: false));
+    }
 }
 
 public sealed class FileDiskJournalTests : JournalConformanceTests, IDisposable
 {
     readonly TemporaryFolder _folder = new();
 
-    private protected override IDisk NewDisk() => new FileDisk(_folder.Path);
+    IDisk NewDisk() => new FileDisk(_folder.Path);
+
+    private protected override IJournalStore NewStore() => At(NewDisk());
+
+    private protected override void AssertMany(IJournalStore store) => Assert.True(FileJournal.Segments(store.Files).Count > 3);
 
     [Fact]
     public void Only_segments_lie_in_the_journal_folder()
     {
-        using FileJournal journal = Open(NewDisk());
+        using JournalWriter journal = Open(NewDisk());
         Append(journal, 10);
         journal.AllocateNext();
         journal.Flush();
         Assert.All(Directory.GetFileSystemEntries(Path.Combine(_folder.Path, "journal")), f => Assert.Matches("^[0-9]{8}\\.segment$", Path.GetFileName(f)));
+    }
+
+    /// <summary>Excludes: a segment's worth of disk lost for good with every crash in the middle of an allocation.</summary>
+    [Fact]
+    public void What_a_crash_left_of_an_allocation_is_gone_with_the_next_writer()
+    {
+        IDisk disk = NewDisk();
+        using (JournalWriter journal = Open(disk)) Append(journal, 1);
+        foreach (string name in new[] { "allocating-00000002", "allocating-00000002-1" })
+        {
+            using IDiskFile left = disk.Open(name, writable: true, create: true);
+            left.Write(new byte[100], 0);
+        }
+
+        Assert.Contains("allocating-00000002-1", disk.List(""));
+        using JournalWriter next = Open(disk);
+        Assert.Equal(["epoch"], disk.List(""));
     }
 
     public void Dispose() => _folder.Dispose();
@@ -220,7 +303,27 @@ public sealed class FileDiskJournalTests : JournalConformanceTests, IDisposable
 /// <summary>The conformance cases on a disk in memory, and what only a disk that fails on command can show.</summary>
 public sealed class FaultyDiskJournalTests : JournalConformanceTests
 {
-    private protected override IDisk NewDisk() => new FaultyDisk();
+    private protected override IJournalStore NewStore() => At(new FaultyDisk());
+
+    /// <summary>Excludes: a take-over that fails halfway, and with it the fence before a writer that was deposed long ago.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_take_over_that_fails_leaves_the_fence_where_it_was(bool torn)
+    {
+        FaultyDisk disk = new();
+        using JournalWriter first = FileJournal.Open(disk, 0, Small, [], (in Block _) => { });
+        using JournalWriter second = FileJournal.Open(disk, 0, Small, [], (in Block _) => { });
+        (disk.FailWriteIn, disk.FailingWriteIsTorn) = (1, torn);
+        Assert.Throws<IOException>(() => FileJournal.Open(disk, 0, Small, [], (in Block _) => { }));
+        Assert.Throws<FencedException>(() => Append(first, 1));
+        Assert.Throws<FencedException>(first.ConfirmEpoch);
+        second.ConfirmEpoch();
+        Append(second, 1);
+        using JournalWriter third = FileJournal.Open(disk, 0, Small, [], (in Block _) => { });
+        Assert.True(third.Epoch > second.Epoch);
+        Assert.Throws<FencedException>(second.ConfirmEpoch);
+    }
 
     /// <summary>Excludes: a flushed block lost, a block after a lost one kept, a torn block served.</summary>
     [Fact]
@@ -234,7 +337,7 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
             for (int life = 0; life < 3; life++)
             {
                 List<ulong> read = [];
-                using FileJournal journal = Open(disk, read);
+                using JournalWriter journal = Open(disk, read);
                 Assert.True((ulong)read.Count >= flushed, $"seed {seed}: {flushed} were flushed, {read.Count} came back");
                 Assert.True((ulong)read.Count <= appended, $"seed {seed}: {appended} were appended, {read.Count} came back");
                 Assert.Equal(Sequences((ulong)read.Count), read);
@@ -256,7 +359,7 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
     static FaultyDisk Covered(out List<(ulong Number, long Offset, int Size)> blocks)
     {
         FaultyDisk disk = new();
-        using (FileJournal journal = Open(disk))
+        using (JournalWriter journal = Open(disk))
         {
             Append(journal, 3);
             journal.Flush();
@@ -269,7 +372,7 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
         }
 
         blocks = [];
-        using JournalReader reader = new(disk, 0, checkMerkleRoots: true);
+        using FileJournalReader reader = new(disk, 0, checkMerkleRoots: true);
         while (reader.TryReadNext(out Block block)) blocks.Add((block.Header.Number, block.Location.Offset, block.Header.SizeOnDiskBytes));
         return disk;
     }
@@ -306,7 +409,7 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
         {
             FaultyDisk disk = whole.Copy();
             disk.Cut(FileJournal.SegmentName(1), offset + keep);
-            using (JournalReader reader = new(disk, 0, checkMerkleRoots: true))
+            using (FileJournalReader reader = new(disk, 0, checkMerkleRoots: true))
             {
                 while (reader.TryReadNext(out _))
                 {
@@ -317,14 +420,14 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
             }
 
             List<ulong> read = [];
-            using FileJournal journal = Open(disk, read);
+            using JournalWriter journal = Open(disk, read);
             Assert.Equal(64, read.Count);
             Assert.NotNull(journal.TornTail);
             Append(journal, 5);
             journal.Flush();
             journal.Dispose();
             read.Clear();
-            using FileJournal again = Open(disk, read);
+            using JournalWriter again = Open(disk, read);
             Assert.Equal(69, read.Count);
             Assert.Null(again.TornTail);
         }
@@ -334,7 +437,7 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
     public void A_missing_segment_is_damage()
     {
         FaultyDisk disk = new();
-        using (FileJournal journal = Open(disk))
+        using (JournalWriter journal = Open(disk))
         {
             for (int i = 0; i < 60; i++)
             {
@@ -357,7 +460,7 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
     public void After_a_failed_flush_the_journal_is_dead_and_recovery_finds_what_is_there()
     {
         FaultyDisk disk = new();
-        FileJournal journal = Open(disk);
+        JournalWriter journal = Open(disk);
         Append(journal, 2);
         journal.Flush();
         Append(journal, 2);
@@ -367,7 +470,7 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
         Assert.Throws<IOException>(() => Append(journal, 1));
         Assert.Equal(2ul, journal.FlushedSequence);
         List<ulong> read = [];
-        using FileJournal recovered = Open(disk.AfterPowerCut(7), read);
+        using JournalWriter recovered = Open(disk.AfterPowerCut(7), read);
         Assert.Equal(2, read.Count);
     }
 
@@ -377,14 +480,14 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
     public void After_a_failed_write_the_journal_is_dead_and_recovery_cuts_what_was_torn(bool torn)
     {
         FaultyDisk disk = new() { FailingWriteIsTorn = torn };
-        FileJournal journal = Open(disk);
+        JournalWriter journal = Open(disk);
         Append(journal, 2);
         journal.Flush();
         disk.FailWriteIn = 1;
         Assert.Throws<IOException>(() => Append(journal, 100));
         Assert.Throws<IOException>(() => Append(journal, 1));
         List<ulong> read = [];
-        using FileJournal recovered = Open(disk, read);
+        using JournalWriter recovered = Open(disk, read);
         Assert.Equal(2, read.Count);
         Assert.Equal(torn, recovered.TornTail is not null);
     }
@@ -393,7 +496,7 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
     public void A_full_disk_leaves_the_reserve_and_writing_goes_on_when_there_is_room()
     {
         FaultyDisk disk = new();
-        using FileJournal journal = Open(disk);
+        using JournalWriter journal = Open(disk);
         disk.CapacityBytes = disk.UsedBytes + 1000;
         Assert.False(journal.AllocateNext());
         while (journal.HasRoom) Append(journal, 10);

@@ -98,9 +98,11 @@ public sealed class CommitTests
         readonly RequestQueue[] _queues = [.. Enumerable.Range(0, 3).Select(_ => new RequestQueue(1000))];
         long _nowMicros = 1_000_000;
 
-        public PartitionCore[] Cores { get; } = [.. Enumerable.Range(0, 3).Select(i => new PartitionCore(new StateMachine(new State(1, i, 3)), 0))];
+        public PartitionCore[] Cores { get; } = [.. Enumerable.Range(0, 3).Select(i => new PartitionCore(new StateMachine(new State(1, i, 3)), 0, rememberedMax: RememberedMax))];
 
         /// <summary>What is lost.</summary>
+        const int RememberedMax = 20;
+
         public Func<Message, bool> IsLost { get; set; } = static _ => false;
 
         /// <summary>Of the last commit that ended.</summary>
@@ -129,7 +131,7 @@ public sealed class CommitTests
         {
             State state = new(2, partition, 3);
             state.Read(new MemoryStream(TestLedger.Bytes(Cores[partition].State)));
-            Cores[partition] = new PartitionCore(new StateMachine(state), 0);
+            Cores[partition] = new PartitionCore(new StateMachine(state), 0, rememberedMax: RememberedMax);
         }
 
         public void Run()
@@ -160,13 +162,20 @@ public sealed class CommitTests
     /// Excludes: while one partition is down, the others remember all that they ever do for a coordinator that waits for it; and a coordinator that
     /// takes no commits with those that are up.
     /// </summary>
-    [Fact]
-    public void One_side_that_is_down_makes_no_other_remember_what_comes_after()
+    /// <param name="refuses">The side that is up votes against.</param>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void One_side_that_is_down_makes_no_other_remember_what_comes_after(bool refuses)
     {
-        Three three = new() { IsLost = static message => message.To == 2 };
+        Three three = new();
+        if (refuses) three.Ask(1, TestLedger.Change(CommandKind.Freeze, Among(1), Direction.Credit));
+        three.Run();
+        three.IsLost = static message => message.To == 2;
         CommandRequest stuck = three.Ask(0, TestLedger.Transaction(2, (Among(0), Among(1), "1.00", "USD"), (Among(0), Among(2), "1.00", "USD")));
         three.Run();
         uint id = 100;
+        if (refuses) three.Ask(1, TestLedger.Change(CommandKind.Unfreeze, Among(1)));
         for (int i = 0; i < 200; i++)
         {
             three.Ask(0, TestLedger.Transfer(id++, Among(0), Among(1), "0.01"));
@@ -174,7 +183,7 @@ public sealed class CommitTests
         }
 
         Assert.Equal(1, three.Cores[0].UndecidedCount);
-        Assert.InRange(three.Cores[1].State.Attempts.Count, 1, 3);
+        Assert.InRange(three.Cores[1].State.Attempts.Count, 1, 25);
         Assert.False(stuck.IsReusable);
 
         // As many as are allowed with the one that is down; the other one is not kept from anything.
@@ -195,8 +204,8 @@ public sealed class CommitTests
         three.Wait();
         three.Run();
         Assert.Equal(0, three.Cores[0].UndecidedCount);
-        Assert.Equal(Outcome.Done, stuck.Decisions[0].Outcome);
-        Assert.Equal([0, 1, 2], stuck.Decisions[0].Parts!.Select(part => part.Partition));
+        Assert.Equal(refuses ? Outcome.ToAccountFrozen : Outcome.Done, stuck.Decisions[0].Outcome);
+        if (!refuses) Assert.Equal([0, 1, 2], stuck.Decisions[0].Parts!.Select(part => part.Partition));
     }
 
     /// <summary>

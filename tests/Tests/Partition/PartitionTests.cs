@@ -14,14 +14,15 @@ public sealed class PartitionTests
 
     static readonly PartitionOptions Options = new()
     {
-        Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 },
         RecoveryDelay = TimeSpan.FromMilliseconds(20),
         EventsPerBlockMax = 256,
     };
 
     readonly ConcurrentQueue<string> _log = new();
 
-    Partition Start(FaultyDisk disk, PartitionOptions? options = null) => Partition.Start(0, 1, disk, options ?? Options, TimeProvider.System, _log.Enqueue);
+    static readonly JournalOptions Journal = new() { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 };
+
+    Partition Start(FaultyDisk disk, PartitionOptions? options = null) => Partition.Start(new FileStore(disk, 0, Journal), 1, options ?? Options, TimeProvider.System, _log.Enqueue);
 
     static async Task<(RequestStatus Status, Decision Decision)> ExecuteAsync(Partition partition, Command command, TimeSpan? timeout = null)
     {
@@ -57,7 +58,7 @@ public sealed class PartitionTests
         Task<(RequestStatus, Decision)> begun = ExecuteAsync(deposed, TestLedger.Transfer(1, "@world", "alice", "1.00"), TimeSpan.FromMilliseconds(500));
         while (disk.FlushesWaiting < 1) await Task.Delay(1);
         // The successor's epoch is written; both wait for their flush, and one of the two fails.
-        Task<FileJournal> takingOver = Task.Run(() => FileJournal.Open(disk, 0, Options.Journal, [], (in Block _) => { }));
+        Task<FileJournal> takingOver = Task.Run(() => FileJournal.Open(disk, 0, Journal, [], (in Block _) => { }));
         while (disk.FlushesWaiting < 2) await Task.Delay(1);
         disk.FailFlushIn = 1;
         disk.FlushGate.Set();

@@ -49,7 +49,8 @@ sealed class TestServer : IAsyncDisposable
             PartitionsCount = PartitionsCount,
             Disk = Disk,
             MeterName = $"Purse.Server.{Guid.NewGuid()}",
-            Partition = new PartitionOptions { QueuedCommandsMax = QueuedCommandsMax, Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 }, EventsPerBlockMax = 1024 },
+            Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 },
+            Partition = new PartitionOptions { QueuedCommandsMax = QueuedCommandsMax, EventsPerBlockMax = 1024 },
         });
         Client = new HttpClient { BaseAddress = _server.Address };
     }
