@@ -19,6 +19,8 @@ public struct Hash256 : IEquatable<Hash256>
 
     public override readonly int GetHashCode() => MemoryMarshal.Read<int>(this);
 
+    public readonly byte[] ToArray() => ((ReadOnlySpan<byte>)this).ToArray();
+
     public override readonly string ToString() => Convert.ToHexStringLower(this);
 
     public static bool operator ==(Hash256 a, Hash256 b) => a.Equals(b);

@@ -102,7 +102,13 @@ public abstract class JournalConformanceTests
         List<ulong> read = [];
         using JournalWriter second = Open(store, read);
         Assert.Equal(Sequences(2), read);
-        Assert.Throws<FencedException>(() => Append(first, 1));
+        Assert.Throws<FencedException>(first.ConfirmEpoch);
+        // At the latest when it would be durable.
+        Assert.Throws<FencedException>(() =>
+        {
+            Append(first, 1);
+            first.Flush();
+        });
         // Dead from then on, whatever it is asked.
         Assert.Throws<IOException>(() => Append(first, 1));
         Assert.Throws<IOException>(first.Flush);

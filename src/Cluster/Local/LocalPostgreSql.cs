@@ -1,0 +1,171 @@
+using System.Diagnostics;
+using System.Net;
+using System.Net.Sockets;
+using System.Security.Cryptography;
+
+namespace Purse.Cluster.Local;
+
+/// <summary>
+/// A PostgreSQL server of this machine's own package, as a child process in a folder of its own, on loopback. For trying out and for tests.
+/// </summary>
+public sealed class LocalPostgreSql : IAsyncDisposable
+{
+    public const string User = "purse";
+    readonly Process _process;
+
+    LocalPostgreSql(string folder, int port, string password, Process process)
+    {
+        Folder = folder;
+        Port = port;
+        Password = password;
+        _process = process;
+    }
+
+    public string Folder { get; }
+
+    public int Port { get; }
+
+    public string Password { get; }
+
+    public int ProcessId => _process.Id;
+
+    public string ConnectionString => $"Host=127.0.0.1;Port={Port};Database=postgres;Username={User};Password={Password}";
+
+    /// <summary>Where the programs are; null where PostgreSQL is not installed.</summary>
+    public static string? ProgramsFolder { get; } = Directory.Exists("/usr/lib/postgresql")
+        ? Directory.EnumerateDirectories("/usr/lib/postgresql").Select(version => Path.Combine(version, "bin")).Where(bin => File.Exists(Path.Combine(bin, "postgres")))
+            .OrderByDescending(bin => int.TryParse(Path.GetFileName(Path.GetDirectoryName(bin)), out int version) ? version : 0).FirstOrDefault()
+        : null;
+
+    /// <summary>Makes a new server in an empty folder, and waits until it takes connections.</summary>
+    /// <param name="settings">Lines for postgresql.conf.</param>
+    public static async Task<LocalPostgreSql> MakeAsync(string folder, IEnumerable<string>? settings = null)
+    {
+        Directory.CreateDirectory(folder);
+        string password = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), passwordFile = Path.Combine(folder, "password"), data = Path.Combine(folder, "data");
+        File.WriteAllText(passwordFile, password);
+        if (!OperatingSystem.IsWindows()) File.SetUnixFileMode(passwordFile, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        await GiveAwayAsync(folder);
+        await RunAsync("initdb", folder, "-D", data, "-U", User, "--auth=scram-sha-256", $"--pwfile={passwordFile}", "--no-locale", "-E", "UTF8", "--no-sync");
+        int port = FreePort();
+        await File.AppendAllLinesAsync(Path.Combine(data, "postgresql.conf"),
+        [
+            "listen_addresses = '127.0.0.1'", $"port = {port}", $"unix_socket_directories = ''", "max_prepared_transactions = 64", "max_wal_senders = 8", .. settings ?? [],
+        ]);
+        return await StartAsync(folder, port, password);
+    }
+
+    /// <summary>Starts what was made before, or stopped, or killed.</summary>
+    public static async Task<LocalPostgreSql> StartAsync(string folder, int port, string password)
+    {
+        Process process = Start("postgres", folder, "-D", Path.Combine(folder, "data"));
+        LocalPostgreSql server = new(folder, port, password, process);
+        Queue<string> log = new();
+        process.ErrorDataReceived += (_, line) =>
+        {
+            lock (log)
+            {
+                if (line.Data is not null) log.Enqueue(line.Data);
+                if (log.Count > 20) log.Dequeue();
+            }
+        };
+        process.BeginErrorReadLine();
+        for (long deadline = Environment.TickCount64 + 60_000; ; await Task.Delay(20))
+        {
+            if (process.HasExited || Environment.TickCount64 > deadline)
+            {
+                string told;
+                lock (log) told = string.Join('\n', log);
+                throw new IOException($"The PostgreSQL server in {folder} does not take connections: {told}");
+            }
+
+            if (await IsReadyAsync(server)) return server;
+        }
+    }
+
+    static async Task<bool> IsReadyAsync(LocalPostgreSql server)
+    {
+        try
+        {
+            await using Npgsql.NpgsqlConnection connection = new(server.ConnectionString + ";Pooling=false");
+            await connection.OpenAsync();
+            return true;
+        }
+        catch (Npgsql.NpgsqlException)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>Ends every session and writes what is in memory, as its fast shutdown does.</summary>
+    public async Task StopAsync()
+    {
+        if (_process.HasExited) return;
+        await RunProgramAsync("kill", "-INT", $"{ProcessId}");
+        await _process.WaitForExitAsync();
+    }
+
+    /// <summary>As when the machine fails: the server and all of its children at once.</summary>
+    public async Task KillAsync()
+    {
+        if (_process.HasExited) return;
+        // The children notice that the first process is gone, and end; a new one waits for that.
+        _process.Kill();
+        await _process.WaitForExitAsync();
+    }
+
+    public static int FreePort()
+    {
+        using TcpListener listener = new(IPAddress.Loopback, 0);
+        listener.Start();
+        return ((IPEndPoint)listener.LocalEndpoint).Port;
+    }
+
+    static bool IsRoot => Environment.UserName == "root";
+
+    /// <summary>PostgreSQL refuses to run as root: its own user has to own the folder, and reach it.</summary>
+    static async Task GiveAwayAsync(string folder)
+    {
+        if (!IsRoot) return;
+        await RunProgramAsync("chown", "-R", "postgres:postgres", folder);
+        // The parents of a temporary folder are often private.
+        for (string? parent = Path.GetDirectoryName(folder); parent is not null && !OperatingSystem.IsWindows(); parent = Path.GetDirectoryName(parent))
+        {
+            UnixFileMode mode = File.GetUnixFileMode(parent);
+            if ((mode & UnixFileMode.OtherExecute) == 0) File.SetUnixFileMode(parent, mode | UnixFileMode.OtherExecute);
+        }
+    }
+
+    static Process Start(string program, string folder, params string[] arguments)
+    {
+        string path = Path.Combine(ProgramsFolder ?? throw new IOException("PostgreSQL is not installed: install Debian's package postgresql."), program);
+        ProcessStartInfo start = new(IsRoot ? "setpriv" : path) { WorkingDirectory = folder, UseShellExecute = false, RedirectStandardError = true, RedirectStandardOutput = true };
+        if (IsRoot)
+        {
+            foreach (string argument in (string[])["--reuid", "postgres", "--regid", "postgres", "--init-groups", path]) start.ArgumentList.Add(argument);
+        }
+
+        foreach (string argument in arguments) start.ArgumentList.Add(argument);
+        return Process.Start(start)!;
+    }
+
+    static async Task RunAsync(string program, string folder, params string[] arguments)
+    {
+        using Process process = Start(program, folder, arguments);
+        Task<string> errors = process.StandardError.ReadToEndAsync(), output = process.StandardOutput.ReadToEndAsync();
+        await process.WaitForExitAsync();
+        if (process.ExitCode != 0) throw new IOException($"{program} failed: {await errors}{await output}");
+    }
+
+    static async Task RunProgramAsync(string program, params string[] arguments)
+    {
+        using Process process = Process.Start(program, arguments);
+        await process.WaitForExitAsync();
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await StopAsync();
+        _process.Dispose();
+    }
+}

@@ -1,0 +1,228 @@
+using Npgsql;
+
+namespace Purse.Journal;
+
+/// <summary>
+/// One partition's blocks as rows. The blocks of a flush and the head that they lead to are one transaction, in one round trip: all of it is
+/// there, or nothing. Where the answer to it is lost, nobody knows which: this writer is dead then, and whoever takes over raises the epoch first,
+/// which waits for what may still be under way, and looks then.
+/// </summary>
+sealed class PostgreSqlJournal : JournalWriter
+{
+    const string Insert = "insert into purse.blocks (partition, number, first_sequence, last_sequence, header, body) values ($1, $2, $3, $4, $5, $6)";
+    const string Advance = "select purse.advance($1, $2, $3, $4, $5, $6, $7, $8)";
+
+    /// <summary>A connection is told apart by this, so that a successor can end it.</summary>
+    const string WriterName = "purse writer of partition";
+
+    readonly PostgreSqlDatabase _database;
+    readonly NpgsqlConnection _connection;
+    readonly List<Pending> _pending = [];
+    readonly Stack<byte[]> _spare = new();
+
+    // The head as the last flush left it.
+    ulong _headNumber;
+    byte[] _headHash;
+    volatile string? _warning;
+
+    /// <summary>A block that is not durable yet.</summary>
+    readonly record struct Pending(BlockHeader Header, Hash256 Hash, byte[] Bytes);
+
+    PostgreSqlJournal(PostgreSqlDatabase database, ulong epoch, JournalReader recovered, NpgsqlConnection connection)
+        : base(recovered.Partition, epoch, recovered)
+    {
+        _database = database;
+        _connection = connection;
+        _headNumber = recovered.LastNumber;
+        _headHash = recovered.LastHash.ToArray();
+        // "Canceling wait for synchronous replication": committed, but perhaps only here.
+        _connection.Notice += (_, notice) =>
+        {
+            if (notice.Notice.InvariantSeverity is "WARNING") _warning = notice.Notice.MessageText;
+        };
+    }
+
+    public static PostgreSqlJournal Open(PostgreSqlDatabase database, int partition, IReadOnlyCollection<JournalFloor> floors, OnBlock onBlock)
+    {
+        (ulong epoch, ulong number, byte[] hash) = database.With(connection => RaiseEpoch(connection, database, partition));
+        using PostgreSqlJournalReader reader = new(database, partition, checkMerkleRoots: false);
+        while (reader.LastNumber < number && reader.TryReadNext(out Block block))
+        {
+            CheckFloors(floors, reader, isAtEnd: false);
+            onBlock(block);
+        }
+
+        CheckFloors(floors, reader, isAtEnd: true);
+        // Both in one look: somebody else may have taken over meanwhile, and gone on.
+        (ulong now, ulong last) = database.With(connection => EpochAndLast(connection, partition));
+        if (now != epoch) throw new FencedException($"Epoch {epoch} of partition {partition} was over before it began: epoch {now} owns it now.");
+        if (reader.LastNumber != number || last != number || !reader.LastHash.ToArray().AsSpan().SequenceEqual(hash))
+        {
+            throw new JournalDamagedException(
+                $"The head of partition {partition} in {database} says block {number} ({Convert.ToHexStringLower(hash)}), and its blocks end at {last} ({reader.LastHash}). Restore the database from a copy; nothing was changed.",
+                reader.LastNumber + 1, default);
+        }
+
+        NpgsqlConnection connection = database.OpenForWriting();
+        try
+        {
+            PostgreSqlDatabase.Execute(connection, $"set application_name = '{WriterName} {partition}'");
+            PostgreSqlJournal journal = new(database, epoch, reader, connection);
+            // The epoch is in the chain, too.
+            journal.AppendMark(reader.LastTimeMicros);
+            journal.Flush();
+            return journal;
+        }
+        catch (Exception e)
+        {
+            connection.Dispose();
+            if (e is NpgsqlException) throw database.Translate(e);
+            throw;
+        }
+    }
+
+    static (ulong Epoch, ulong LastNumber) EpochAndLast(NpgsqlConnection connection, int partition)
+    {
+        using NpgsqlCommand look = PostgreSqlDatabase.Command(connection, "select epoch, (select coalesce(max(number), 0) from purse.blocks where partition = $1) from purse.heads where partition = $1", partition);
+        using NpgsqlDataReader row = look.ExecuteReader();
+        return row.Read() ? ((ulong)row.GetInt64(0), (ulong)row.GetInt64(1)) : default;
+    }
+
+    /// <summary>Waits for the row that a writer before may still hold; after it, that one's next flush finds another epoch.</summary>
+    static (ulong Epoch, ulong Number, byte[] Hash) RaiseEpoch(NpgsqlConnection connection, PostgreSqlDatabase database, int partition)
+    {
+        // One that hangs in the middle of a transaction would hold it for as long as it hangs.
+        PostgreSqlDatabase.Execute(connection, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and datname = current_database() and usename = current_user and pid <> pg_backend_pid()", $"{WriterName} {partition}");
+        PostgreSqlDatabase.Execute(connection, "insert into purse.heads (partition, epoch, number, sequence, hash) values ($1, 0, 0, 0, $2) on conflict do nothing", partition, new byte[Hash256.SizeBytes]);
+        using NpgsqlCommand raise = PostgreSqlDatabase.Command(connection, "update purse.heads set epoch = epoch + 1 where partition = $1 and sealed_to is null returning epoch, number, hash", partition);
+        using NpgsqlDataReader row = raise.ExecuteReader();
+        if (row.Read()) return ((ulong)row.GetInt64(0), (ulong)row.GetInt64(1), row.GetFieldValue<byte[]>(2));
+        throw new IOException($"The journal of partition {partition} in {database} is sealed: it goes on in another store.");
+    }
+
+    /// <summary>What is committed was durable when it was.</summary>
+    public override ulong MarkedNumber => FlushedNumber;
+
+    public override bool WantsMark => false;
+
+    public override bool IsFlushFenced => true;
+
+    /// <summary>
+    /// Of a replicated database by a commit, which waits for the standby: one that was deposed with its server, and does not know, would read its own
+    /// epoch there for ever.
+    /// </summary>
+    public override void ConfirmEpoch() => ConfirmEpoch(byCommit: _database.Options.IsReplicated);
+
+    void ConfirmEpoch(bool byCommit)
+    {
+        object? epoch = _database.With(connection => PostgreSqlDatabase.Scalar(
+            connection, byCommit
+                ? "select case when sealed_to is null then epoch end from purse.heads, pg_logical_emit_message(true, 'purse', '') where partition = $1"
+                : "select case when sealed_to is null then epoch end from purse.heads where partition = $1", Partition));
+        if (epoch is not long current || (ulong)current != Epoch) throw new FencedException($"Epoch {Epoch} of partition {Partition} is over: epoch {epoch ?? "?"} owns it now, or another store.");
+    }
+
+    protected override void CheckEpoch(ulong epoch)
+    {
+        // The head row says the rest.
+        if (epoch != Epoch) throw new FencedException($"Epoch {epoch} of partition {Partition} is not this writer's {Epoch}.");
+    }
+
+    protected override void Write(ReadOnlySpan<byte> block, in BlockHeader header)
+    {
+        int length = BlockHeader.SizeBytes + header.BodyBytes;
+        if (!_spare.TryPop(out byte[]? bytes) || bytes.Length < length) bytes = new byte[length * 2];
+        block[..length].CopyTo(bytes);
+        _pending.Add(new Pending(header, BlockHeader.ComputeHash(block), bytes));
+    }
+
+    protected override void MakeDurable()
+    {
+        try
+        {
+            using NpgsqlBatch batch = new(_connection);
+            foreach (Pending one in _pending)
+            {
+                batch.BatchCommands.Add(new NpgsqlBatchCommand(Insert)
+                {
+                    Parameters =
+                    {
+                        new NpgsqlParameter<int> { TypedValue = Partition },
+                        new NpgsqlParameter<long> { TypedValue = (long)one.Header.Number },
+                        new NpgsqlParameter<long> { TypedValue = (long)one.Header.FirstSequence },
+                        new NpgsqlParameter<long> { TypedValue = (long)one.Header.LastSequence },
+                        new NpgsqlParameter<ReadOnlyMemory<byte>> { TypedValue = one.Bytes.AsMemory(0, BlockHeader.SizeBytes) },
+                        new NpgsqlParameter<ReadOnlyMemory<byte>> { TypedValue = one.Bytes.AsMemory(BlockHeader.SizeBytes, one.Header.BodyBytes) },
+                    },
+                });
+            }
+
+            (BlockHeader last, Hash256 lastHash, _) = _pending[^1];
+            byte[] hash = lastHash.ToArray();
+            // Last, so that the row is locked for no longer than it must be.
+            batch.BatchCommands.Add(new NpgsqlBatchCommand(Advance)
+            {
+                Parameters =
+                {
+                    new NpgsqlParameter<int> { TypedValue = Partition },
+                    new NpgsqlParameter<long> { TypedValue = (long)Epoch },
+                    new NpgsqlParameter<long> { TypedValue = (long)_headNumber },
+                    new NpgsqlParameter<byte[]> { TypedValue = _headHash },
+                    new NpgsqlParameter<long> { TypedValue = (long)last.Number },
+                    new NpgsqlParameter<long> { TypedValue = (long)last.LastSequence },
+                    new NpgsqlParameter<byte[]> { TypedValue = hash },
+                    new NpgsqlParameter<bool> { TypedValue = _database.Options.IsReplicated },
+                },
+            });
+            batch.ExecuteNonQuery();
+            if (_warning is { } warning) throw new IOException($"{_database}: {warning}. Whether this commit is durable is not known.");
+            (_headNumber, _headHash) = (last.Number, hash);
+        }
+        catch (Exception e) when (e is NpgsqlException or TimeoutException or InvalidOperationException)
+        {
+            throw WhyOf(_database.Translate(e));
+        }
+
+        foreach (Pending one in _pending) _spare.Push(one.Bytes);
+        _pending.Clear();
+    }
+
+    /// <summary>Whoever takes over ends this writer's connection: that is what its owner has to hear.</summary>
+    IOException WhyOf(IOException failure)
+    {
+        try
+        {
+            if (failure is not FencedException) ConfirmEpoch(byCommit: false);
+        }
+        catch (FencedException fenced)
+        {
+            return fenced;
+        }
+        catch (IOException)
+        {
+            // The database cannot be asked.
+        }
+
+        return failure;
+    }
+
+    public override RecordReader OpenRecords() => new PostgreSqlRecordReader(_database, Partition);
+
+    public override JournalReader ReadAfter(ulong sequence)
+    {
+        using PostgreSqlRecordReader records = new(_database, Partition);
+        return new PostgreSqlJournalReader(_database, Partition, records.ReadBlock(sequence));
+    }
+
+    public override void Dispose()
+    {
+        try
+        {
+            _connection.Dispose();
+        }
+        catch (NpgsqlException)
+        {
+            // It was broken before.
+        }
+    }
+}
