@@ -5,7 +5,7 @@ using Purse.Partitions;
 
 namespace Purse.Load;
 
-/// <summary>Transfers in process: clients that submit batches to partitions on file journals, each waiting until its batch is durable.</summary>
+/// <summary>Transfers in process: clients that submit batches to partitions, each waiting until its batch is durable.</summary>
 public sealed class EngineLoad : IAsyncDisposable
 {
     static readonly CurrencyCode Usd = CurrencyCode.Parse("USD");
@@ -15,20 +15,21 @@ public sealed class EngineLoad : IAsyncDisposable
     /// <summary>By partition: the accounts that live there.</summary>
     readonly AccountName[][] _names;
 
-    EngineLoad(string folder, int accounts, int partitionsCount, int queuedCommandsMax)
+    EngineLoad(IReadOnlyList<IJournalStore> stores, int accounts, int queuedCommandsMax)
     {
+        int partitionsCount = stores.Count;
         PartitionOptions options = new() { QueuedCommandsMax = queuedCommandsMax };
-        for (int number = 0; number < partitionsCount; number++)
-            _partitions.Add(Partition.Start(new FileStore(new FileDisk(Path.Combine(folder, $"{number}")), number, new JournalOptions()), partitionsCount, options, TimeProvider.System, static _ => { }));
+        foreach (IJournalStore store in stores) _partitions.Add(Partition.Start(store, partitionsCount, options, TimeProvider.System, static _ => { }));
         foreach (Partition partition in _partitions) partition.Connect(_partitions);
         AccountName[] all = [.. Enumerable.Range(0, accounts).Select(i => AccountName.Parse($"account-{i}"))];
         _names = [.. Enumerable.Range(0, partitionsCount).Select(number => all.Where(name => name.PartitionOf(partitionsCount) == number).ToArray())];
     }
 
-    public static async Task<EngineLoad> StartAsync(string folder, int accounts, int partitionsCount, int batch, int clients)
+    /// <param name="stores">One for each partition.</param>
+    public static async Task<EngineLoad> StartAsync(IReadOnlyList<IJournalStore> stores, int accounts, int batch, int clients)
     {
-        EngineLoad load = new(folder, accounts, partitionsCount, Math.Max(65_536, batch * clients * 2));
-        for (int number = 0; number < partitionsCount; number++)
+        EngineLoad load = new(stores, accounts, Math.Max(65_536, batch * clients * 2));
+        for (int number = 0; number < stores.Count; number++)
         {
             if (load._names[number].Length < 2) throw new IOException($"Of {accounts} accounts fewer than two live in partition {number}; give more with --accounts.");
             await OpenAsync(load._partitions[number], load._names[number], Usd);

@@ -1,5 +1,7 @@
 using System.CommandLine;
 using System.Text.Json;
+using Purse.Cluster.Local;
+using Purse.Journal;
 using Purse.Load;
 using Purse.Partitions;
 using Purse.Server;
@@ -20,10 +22,13 @@ static class BenchCommand
         Option<int> clients = new("--clients") { Description = "Concurrent clients, in process.", DefaultValueFactory = _ => 4 };
         Option<int> partitions = new("--partitions") { Description = "In process: over how many journals the accounts are spread.", DefaultValueFactory = _ => 1 };
         Option<int> cross = new("--cross") { Description = "In process: of a hundred transfers, how many go to another partition; measured after as many that do not.", DefaultValueFactory = _ => 0 };
+        Option<string> journal = new("--journal") { Description = "In process: file or postgres, which starts PostgreSQL servers of its own.", DefaultValueFactory = _ => "file" };
+        journal.AcceptOnlyFromAmong("file", "postgres");
+        Option<int> stores = new("--stores") { Description = "Over how many PostgreSQL servers the partitions are spread.", DefaultValueFactory = _ => 1 };
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("bench", "Measure durable transfers a second on a folder of its own.") { mode, transfers, accounts, batch, clients, partitions, cross, json };
+        Command command = new("bench", "Measure durable transfers a second on a folder of its own.") { mode, transfers, accounts, batch, clients, partitions, cross, journal, stores, json };
         command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(
-            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(partitions), parsed.GetValue(cross), parsed.GetValue(json))));
+            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(partitions), parsed.GetValue(cross), parsed.GetValue(journal)!, parsed.GetValue(stores), parsed.GetValue(json))));
         return command;
     }
 
@@ -38,11 +43,12 @@ static class BenchCommand
         return command;
     }
 
-    static async Task<int> RunAsync(string mode, long transfers, int accounts, int batch, int clients, int partitions, int cross, bool asJson)
+    static async Task<int> RunAsync(string mode, long transfers, int accounts, int batch, int clients, int partitions, int cross, string journal, int storesCount, bool asJson)
     {
         if (transfers < 1 || batch < 1 || clients < 1) throw new StartException("--transfers, --batch and --clients must be at least 1.");
         if (partitions < 1 || partitions > DataFolder.PartitionsMax) throw new StartException($"--partitions is {partitions}; it must be 1 to {DataFolder.PartitionsMax}.");
         if (cross is < 0 or > 100 || (cross > 0 && partitions == 1)) throw new StartException($"--cross is {cross}; it must be 0 to 100, and needs --partitions of 2 or more.");
+        if (storesCount < 1 || storesCount > partitions) throw new StartException($"--stores is {storesCount}; it must be 1 to --partitions.");
         if (accounts < 2) throw new StartException("--accounts must be at least 2.");
         // Beside the data of a real server rather than in a temporary folder, which may be memory.
         string folder = Path.GetFullPath($"purse-bench-{Environment.ProcessId}");
@@ -51,7 +57,8 @@ static class BenchCommand
         {
             if (mode is "engine" or "all")
             {
-                await using EngineLoad load = await EngineLoad.StartAsync(Path.Combine(folder, "engine"), accounts, partitions, batch, clients);
+                await using Stores stores = await Stores.MakeAsync(Path.Combine(folder, "engine"), journal == "postgres" ? storesCount : 0, partitions);
+                await using EngineLoad load = await EngineLoad.StartAsync(stores.All, accounts, batch, clients);
                 if (cross == 0) results.Add(await Terminal.ProgressAsync("engine", progress => load.RunAsync("engine", transfers, batch, clients, 0, progress)));
                 else await CrossAsync(load, transfers, batch, clients, cross, results);
             }
@@ -66,6 +73,36 @@ static class BenchCommand
         if (asJson) Console.WriteLine(JsonSerializer.Serialize(results, Terminal.Indented));
         else Print(results);
         return results.Exists(r => r.Refused > 0) ? Exit.Failed : Exit.Done;
+    }
+
+    /// <summary>Where the partitions keep their journals: folders, or databases of servers that were started for them.</summary>
+    sealed class Stores : IAsyncDisposable
+    {
+        readonly List<LocalPostgreSql> _servers = [];
+        readonly List<PostgreSqlDatabase> _databases = [];
+
+        public List<IJournalStore> All { get; } = [];
+
+        public static async Task<Stores> MakeAsync(string folder, int serversCount, int partitions)
+        {
+            Stores stores = new();
+            for (int i = 0; i < serversCount; i++)
+            {
+                LocalPostgreSql server = await LocalPostgreSql.MakeAsync(Path.Combine(folder, $"postgres-{i}"), ["max_wal_size = 8GB", "shared_buffers = 512MB"]);
+                stores._servers.Add(server);
+                stores._databases.Add(new PostgreSqlDatabase(new PostgreSqlOptions { ConnectionString = server.ConnectionString }));
+            }
+
+            for (int number = 0; number < partitions; number++)
+                stores.All.Add(serversCount == 0 ? new FileStore(new FileDisk(Path.Combine(folder, $"{number}")), number, new JournalOptions()) : new PostgreSqlStore(stores._databases[number % serversCount], number));
+            return stores;
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            foreach (PostgreSqlDatabase database in _databases) database.Dispose();
+            foreach (LocalPostgreSql server in _servers) await server.DisposeAsync();
+        }
     }
 
     /// <summary>Local ones and those across, in turn on the same partitions: in batches, and one at a time.</summary>

@@ -46,7 +46,7 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         File.WriteAllText(passwordFile, password);
         if (!OperatingSystem.IsWindows()) File.SetUnixFileMode(passwordFile, UnixFileMode.UserRead | UnixFileMode.UserWrite);
         await GiveAwayAsync(folder);
-        await RunAsync("initdb", folder, "-D", data, "-U", User, "--auth=scram-sha-256", $"--pwfile={passwordFile}", "--no-locale", "-E", "UTF8", "--no-sync");
+        await RunAsync("initdb", folder, null, "-D", data, "-U", User, "--auth=scram-sha-256", $"--pwfile={passwordFile}", "--no-locale", "-E", "UTF8", "--no-sync");
         int port = FreePort();
         await File.AppendAllLinesAsync(Path.Combine(data, "postgresql.conf"),
         [
@@ -55,10 +55,62 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         return await StartAsync(folder, port, password);
     }
 
+    /// <summary>A copy of this server that follows it.</summary>
+    /// <param name="name">Its slot, and its name in synchronous_standby_names.</param>
+    /// <param name="isSynchronous">From now on nothing counts as committed here before it is durable there.</param>
+    public async Task<LocalPostgreSql> MakeStandbyAsync(string folder, string name, bool isSynchronous)
+    {
+        Directory.CreateDirectory(folder);
+        await GiveAwayAsync(folder);
+        string data = Path.Combine(folder, "data");
+        await RunAsync(
+            "pg_basebackup", folder, Password, "-d", $"host=127.0.0.1 port={Port} user={User} application_name={name}", "-D", data, "-X", "stream", "-R", "-C", "-S", name, "-c", "fast", "--no-sync");
+        int port = FreePort();
+        await File.AppendAllLinesAsync(Path.Combine(data, "postgresql.conf"), [$"port = {port}"]);
+        // The copy was told all settings, but not under which name it follows.
+        await File.AppendAllLinesAsync(Path.Combine(data, "postgresql.auto.conf"), [$"primary_conninfo = 'host=127.0.0.1 port={Port} user={User} password={Password} application_name={name}'"]);
+        LocalPostgreSql standby = await StartAsync(folder, port, Password);
+        if (isSynchronous)
+        {
+            await ExecuteAsync($"alter system set synchronous_standby_names = '{name}'");
+            await ExecuteAsync("select pg_reload_conf()");
+        }
+
+        return standby;
+    }
+
+    /// <summary>Makes a standby the server that takes writes.</summary>
+    public Task PromoteAsync() => ExecuteAsync("select pg_promote()");
+
+    public async Task ExecuteAsync(string sql)
+    {
+        await using Npgsql.NpgsqlConnection connection = new(ConnectionString + ";Pooling=false");
+        await connection.OpenAsync();
+        await using Npgsql.NpgsqlCommand command = new(sql, connection);
+        await command.ExecuteNonQueryAsync();
+    }
+
     /// <summary>Starts what was made before, or stopped, or killed.</summary>
     public static async Task<LocalPostgreSql> StartAsync(string folder, int port, string password)
     {
-        Process process = Start("postgres", folder, "-D", Path.Combine(folder, "data"));
+        long deadline = Environment.TickCount64 + 60_000;
+        while (true)
+        {
+            try
+            {
+                return await TryStartAsync(folder, port, password, deadline);
+            }
+            catch (IOException e) when (e.Message.Contains("shared memory block", StringComparison.Ordinal) && Environment.TickCount64 < deadline)
+            {
+                // The children of one that was killed are still ending.
+                await Task.Delay(100);
+            }
+        }
+    }
+
+    static async Task<LocalPostgreSql> TryStartAsync(string folder, int port, string password, long deadline)
+    {
+        Process process = Start("postgres", folder, null, "-D", Path.Combine(folder, "data"));
         LocalPostgreSql server = new(folder, port, password, process);
         Queue<string> log = new();
         process.ErrorDataReceived += (_, line) =>
@@ -70,10 +122,12 @@ public sealed class LocalPostgreSql : IAsyncDisposable
             }
         };
         process.BeginErrorReadLine();
-        for (long deadline = Environment.TickCount64 + 60_000; ; await Task.Delay(20))
+        for (; ; await Task.Delay(20))
         {
             if (process.HasExited || Environment.TickCount64 > deadline)
             {
+                if (!process.HasExited) process.Kill();
+                await process.WaitForExitAsync();
                 string told;
                 lock (log) told = string.Join('\n', log);
                 throw new IOException($"The PostgreSQL server in {folder} does not take connections: {told}");
@@ -136,7 +190,7 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         }
     }
 
-    static Process Start(string program, string folder, params string[] arguments)
+    static Process Start(string program, string folder, string? password, params string[] arguments)
     {
         string path = Path.Combine(ProgramsFolder ?? throw new IOException("PostgreSQL is not installed: install Debian's package postgresql."), program);
         ProcessStartInfo start = new(IsRoot ? "setpriv" : path) { WorkingDirectory = folder, UseShellExecute = false, RedirectStandardError = true, RedirectStandardOutput = true };
@@ -146,12 +200,13 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         }
 
         foreach (string argument in arguments) start.ArgumentList.Add(argument);
+        if (password is not null) start.Environment["PGPASSWORD"] = password;
         return Process.Start(start)!;
     }
 
-    static async Task RunAsync(string program, string folder, params string[] arguments)
+    static async Task RunAsync(string program, string folder, string? password, params string[] arguments)
     {
-        using Process process = Start(program, folder, arguments);
+        using Process process = Start(program, folder, password, arguments);
         Task<string> errors = process.StandardError.ReadToEndAsync(), output = process.StandardOutput.ReadToEndAsync();
         await process.WaitForExitAsync();
         if (process.ExitCode != 0) throw new IOException($"{program} failed: {await errors}{await output}");

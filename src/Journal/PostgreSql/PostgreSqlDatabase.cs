@@ -76,6 +76,8 @@ public sealed class PostgreSqlDatabase : IDisposable
         connection.CommandTimeout = (int)Math.Ceiling(options.Timeout.TotalSeconds);
         connection.Timeout = connection.CommandTimeout;
         connection.CancellationTimeout = 1000;
+        // Which of several hosts is the primary may have changed since the last look.
+        connection.HostRecheckSeconds = 0;
         connection.MaxAutoPrepare = 20;
         connection.AutoPrepareMinUsages = 2;
         connection.ApplicationName ??= "purse";
@@ -192,15 +194,15 @@ public sealed class PostgreSqlDatabase : IDisposable
         return command;
     }
 
-    /// <summary>What it means to a journal.</summary>
+    /// <summary>What it means to a journal; the message says all, since what is inside an exception is taken for its cause.</summary>
     internal IOException Translate(Exception e) => e switch
     {
         PostgresException { SqlState: Fenced } => new FencedException($"Another writer has taken the journal over in {Name}: {e.Message}"),
         PostgresException { SqlState: NotReplicated } => new IOException(
-            $"{Name} is declared replicated, and {((PostgresException)e).MessageText}: it takes no writes until a synchronous standby is named there.", e),
-        PostgresException { SqlState: DiskFull } => new DiskFullException($"There is no room in {Name}: {((PostgresException)e).MessageText}.", e),
-        PostgresException p => new IOException($"{Name}: {p.MessageText} ({p.SqlState}).", e),
-        _ => new IOException($"{Name}: {(e.InnerException ?? e).Message}", e),
+            $"{Name} is declared replicated, and {((PostgresException)e).MessageText}: it takes no writes until a synchronous standby is named there."),
+        PostgresException { SqlState: DiskFull } => new DiskFullException($"There is no room in {Name}: {((PostgresException)e).MessageText}."),
+        PostgresException p => new IOException($"{Name}: {p.MessageText} ({p.SqlState})."),
+        _ => new IOException($"{Name}: {(e.InnerException ?? e).Message}"),
     };
 
     public void Dispose()
