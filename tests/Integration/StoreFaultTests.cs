@@ -258,11 +258,85 @@ public sealed class StoreFaultTests : IAsyncDisposable
         Assert.StartsWith("journal_lost_tail: whoever remembers knows event", refused.Message, StringComparison.Ordinal);
     }
 
-    public async ValueTask DisposeAsync()
+    [Fact]
+    public async Task A_store_without_room_takes_nothing_new_answers_reads_and_goes_on_when_there_is_room()
+    {
+        SkipWithoutServer();
+        LocalPostgreSql server = await MakeServerAsync();
+        string small = Path.Combine(_folder.Path, "small");
+        Directory.CreateDirectory(small);
+        Assert.SkipUnless(Environment.UserName == "root" && await RunAsync("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", small), "A small file system can only be mounted by root.");
+        try
+        {
+            await RunAsync("chown", "postgres:postgres", small);
+            await server.ExecuteAsync($"create tablespace small location '{small}'");
+            await server.ExecuteAsync("create database purse tablespace small");
+            await server.ExecuteAsync("create table filler (bytes bytea) tablespace small");
+            await server.ExecuteAsync("alter table filler alter column bytes set storage external");
+            await ServeAsync(new PostgreSqlOptions { ConnectionString = server.ConnectionString.Replace("Database=postgres", "Database=purse", StringComparison.Ordinal) });
+            await UnderLoadAsync("a store's disk was full", async () =>
+            {
+                foreach (int bytes in new[] { 1_000_000, 100_000, 4_000 })
+                {
+                    while (await TryFillAsync(server, bytes))
+                    {
+                    }
+                }
+
+                for (Stopwatch watch = Stopwatch.StartNew(); ; await Task.Delay(20))
+                {
+                    Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), $"the disk is not full:\n{string.Join('\n', _log)}");
+                    CommandRequest request = new(1);
+                    request.Commands[0] = Transfer(Name(0), Name(1), 1);
+                    if (await _partitions[0].SubmitAsync(request, TimeSpan.FromSeconds(2)) == RequestStatus.Answered && request.Decisions[0].Outcome == Outcome.StorageFull) break;
+                }
+
+                ReadRequest<int> read = new((State state) => state.BalancesCount);
+                Assert.Equal(RequestStatus.Answered, await _partitions[0].SubmitAsync(read, TimeSpan.FromSeconds(5)));
+                Assert.InRange(read.Result, Accounts, Accounts + 1);
+                await server.ExecuteAsync("drop table filler");
+            });
+        }
+        finally
+        {
+            await StopAllAsync();
+            await RunAsync("umount", small);
+        }
+    }
+
+    static async Task<bool> TryFillAsync(LocalPostgreSql server, int bytes)
+    {
+        try
+        {
+            await server.ExecuteAsync($"insert into filler values (decode(repeat('ab', {bytes}), 'hex'))");
+            return true;
+        }
+        catch (Npgsql.PostgresException e) when (e.SqlState == "53100")
+        {
+            return false;
+        }
+    }
+
+    static async Task<bool> RunAsync(string program, params string[] arguments)
+    {
+        using Process process = Process.Start(program, arguments);
+        await process.WaitForExitAsync();
+        return process.ExitCode == 0;
+    }
+
+    async Task StopAllAsync()
     {
         foreach (Partition partition in _partitions) await partition.DisposeAsync();
         foreach (PostgreSqlDatabase database in _databases) database.Dispose();
         foreach (LocalPostgreSql server in _servers) await server.DisposeAsync();
+        _partitions.Clear();
+        _databases.Clear();
+        _servers.Clear();
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await StopAllAsync();
         _folder.Dispose();
     }
 }

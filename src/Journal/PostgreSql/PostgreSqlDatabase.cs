@@ -200,10 +200,41 @@ public sealed class PostgreSqlDatabase : IDisposable
         PostgresException { SqlState: Fenced } => new FencedException($"Another writer has taken the journal over in {Name}: {e.Message}"),
         PostgresException { SqlState: NotReplicated } => new IOException(
             $"{Name} is declared replicated, and {((PostgresException)e).MessageText}: it takes no writes until a synchronous standby is named there."),
-        PostgresException { SqlState: DiskFull } => new DiskFullException($"There is no room in {Name}: {((PostgresException)e).MessageText}."),
+        PostgresException { SqlState: DiskFull } p => Full(p),
         PostgresException p => new IOException($"{Name}: {p.MessageText} ({p.SqlState})."),
         _ => new IOException($"{Name}: {(e.InnerException ?? e).Message}"),
     };
+
+    DiskFullException Full(PostgresException e) => new(_full = $"There is no room in {Name}: {e.MessageText}.");
+
+    volatile string? _full;
+
+    /// <summary>Why nothing new is taken; null while there is room.</summary>
+    internal string? FullBecause => _full;
+
+    /// <summary>Whether there is room again, found out by taking some for a moment.</summary>
+    internal bool HasRoomAgain()
+    {
+        try
+        {
+            return With(connection =>
+            {
+                using NpgsqlTransaction transaction = connection.BeginTransaction();
+                Execute(connection, "create temporary table room (bytes bytea) on commit drop");
+                Execute(connection, "alter table room alter column bytes set storage external");
+                Execute(connection, "insert into room values ($1)", new byte[RoomBytes]);
+                transaction.Rollback();
+                _full = null;
+                return true;
+            });
+        }
+        catch (IOException)
+        {
+            return false;
+        }
+    }
+
+    const int RoomBytes = 4 * 1024 * 1024;
 
     public void Dispose()
     {

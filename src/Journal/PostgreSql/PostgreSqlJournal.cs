@@ -68,7 +68,8 @@ sealed class PostgreSqlJournal : JournalWriter
         {
             PostgreSqlDatabase.Execute(connection, $"set application_name = '{WriterName} {partition}'");
             PostgreSqlJournal journal = new(database, epoch, reader, connection);
-            // The epoch is in the chain, too.
+            // The epoch is in the chain, too; but reads are answered even where there is no room for that.
+            if (!journal.HasRoom) return journal;
             journal.AppendMark(reader.LastTimeMicros);
             journal.Flush();
             return journal;
@@ -106,6 +107,17 @@ sealed class PostgreSqlJournal : JournalWriter
     public override bool WantsMark => false;
 
     public override bool IsFlushFenced => true;
+
+    // The flush that finds a full disk ends this writer, and leaves nothing; the next one takes no new commands until there is room.
+    public override bool HasRoom => _database.FullBecause is null;
+
+    public override bool HasReserve => HasRoom;
+
+    public override bool WantsNext => !IsDead && !HasRoom;
+
+    public override string? AllocationFailure => _database.FullBecause;
+
+    public override bool AllocateNext() => _database.HasRoomAgain();
 
     /// <summary>
     /// Of a replicated database by a commit, which waits for the standby: one that was deposed with its server, and does not know, would read its own
