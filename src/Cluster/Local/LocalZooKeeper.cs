@@ -1,0 +1,125 @@
+using System.Diagnostics;
+using System.Net.Sockets;
+using System.Text;
+
+namespace Purse.Cluster.Local;
+
+/// <summary>A ZooKeeper server of this machine's own package, as a child process in a folder of its own, on loopback. For trying out and for tests.</summary>
+public sealed class LocalZooKeeper : IAsyncDisposable
+{
+    const string Classes = "/usr/share/java/zookeeper.jar";
+    Process _process;
+
+    LocalZooKeeper(string folder, int port)
+    {
+        Folder = folder;
+        Port = port;
+        _process = Start();
+    }
+
+    public string Folder { get; }
+
+    public int Port { get; }
+
+    public int ProcessId => _process.Id;
+
+    public string Address => $"127.0.0.1:{Port}";
+
+    public static bool IsInstalled => File.Exists(Classes);
+
+    /// <summary>An ensemble in an empty folder; ready when it has a leader.</summary>
+    /// <param name="count">Of servers: 1, or 3 to live on without one.</param>
+    public static async Task<List<LocalZooKeeper>> MakeEnsembleAsync(string folder, int count)
+    {
+        if (!IsInstalled) throw new IOException("ZooKeeper is not installed: install Debian's package zookeeper.");
+        int[] ports = [.. Enumerable.Range(0, count * 3).Select(_ => LocalPostgreSql.FreePort())];
+        List<LocalZooKeeper> servers = [];
+        for (int i = 0; i < count; i++)
+        {
+            string own = Path.Combine(folder, $"zookeeper-{i + 1}");
+            Directory.CreateDirectory(Path.Combine(own, "data"));
+            File.WriteAllText(Path.Combine(own, "data/myid"), $"{i + 1}");
+            List<string> lines =
+            [
+                "tickTime=500", "initLimit=20", "syncLimit=10", $"dataDir={own}/data", $"clientPort={ports[i * 3]}", "clientPortAddress=127.0.0.1", "admin.enableServer=false",
+                "4lw.commands.whitelist=ruok,srvr,mntr", "minSessionTimeout=1000",
+            ];
+            if (count > 1) lines.AddRange(Enumerable.Range(0, count).Select(n => $"server.{n + 1}=127.0.0.1:{ports[n * 3 + 1]}:{ports[n * 3 + 2]}"));
+            File.WriteAllLines(Path.Combine(own, "zoo.cfg"), lines);
+            servers.Add(new LocalZooKeeper(own, ports[i * 3]));
+        }
+
+        foreach (LocalZooKeeper server in servers) await server.WaitAsync();
+        return servers;
+    }
+
+    Process Start()
+    {
+        // Its own output, on its own, would fill a pipe that nobody reads.
+        ProcessStartInfo start = new("/bin/sh") { WorkingDirectory = Folder, UseShellExecute = false };
+        foreach (string argument in (string[])
+        [
+            "-c",
+            $"exec java -Xmx256m -Djava.net.preferIPv4Stack=true -cp /etc/zookeeper/conf:{Classes} -Dzookeeper.log.dir=. -Dzookeeper.root.logger=INFO,CONSOLE org.apache.zookeeper.server.quorum.QuorumPeerMain zoo.cfg >>log 2>&1",
+        ]) start.ArgumentList.Add(argument);
+        return Process.Start(start)!;
+    }
+
+    /// <summary>Until it serves: it answers that it is well before that.</summary>
+    public async Task WaitAsync()
+    {
+        for (long deadline = Environment.TickCount64 + 60_000; await ModeAsync() is null; await Task.Delay(50))
+        {
+            if (_process.HasExited || Environment.TickCount64 > deadline) throw new IOException($"The ZooKeeper server in {Folder} does not serve; its log is there.");
+        }
+    }
+
+    /// <summary><c>leader</c>, <c>follower</c> or <c>standalone</c>; null where it does not serve.</summary>
+    public async Task<string?> ModeAsync()
+    {
+        try
+        {
+            using TcpClient client = new();
+            using CancellationTokenSource limit = new(1000);
+            await client.ConnectAsync("127.0.0.1", Port, limit.Token);
+            await client.GetStream().WriteAsync("srvr"u8.ToArray(), limit.Token);
+            using StreamReader reader = new(client.GetStream(), Encoding.UTF8);
+            string told = await reader.ReadToEndAsync(limit.Token);
+            return told.Split('\n').FirstOrDefault(line => line.StartsWith("Mode: ", StringComparison.Ordinal))?["Mode: ".Length..].Trim();
+        }
+        catch (Exception e) when (e is SocketException or IOException or OperationCanceledException)
+        {
+            return null;
+        }
+    }
+
+    public async Task KillAsync()
+    {
+        if (_process.HasExited) return;
+        _process.Kill();
+        await _process.WaitForExitAsync();
+    }
+
+    public void Restart()
+    {
+        _process.Dispose();
+        _process = Start();
+    }
+
+    /// <summary>It hangs from here on, until it is told to go on: nothing is closed, nothing is answered.</summary>
+    public Task PauseAsync() => SignalAsync("-STOP");
+
+    public Task ContinueAsync() => SignalAsync("-CONT");
+
+    async Task SignalAsync(string signal)
+    {
+        using Process kill = Process.Start("kill", [signal, $"{ProcessId}"]);
+        await kill.WaitForExitAsync();
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await KillAsync();
+        _process.Dispose();
+    }
+}
