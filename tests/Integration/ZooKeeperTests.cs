@@ -179,6 +179,27 @@ public sealed class ZooKeeperTests : IAsyncLifetime
         await client.CreateAsync("/here", Bytes(""), NodeKind.Ephemeral);
     }
 
+    /// <summary>Excludes: nodes that anybody who reaches the ensemble may change.</summary>
+    [Fact]
+    public async Task An_ensemble_that_asks_who_it_is_is_told()
+    {
+        ZooKeeperCredentials credentials = new("purse", "s e\"cr,e\\t");
+        await Task.WhenAll(_servers.Select(server => server.DisposeAsync().AsTask()));
+        _servers = await LocalZooKeeper.MakeEnsembleAsync(Path.Combine(_folder.Path, "closed"), 1, credentials with { Password = credentials.Password.Replace("\\", "\\\\", StringComparison.Ordinal).Replace("\"", "\\\"", StringComparison.Ordinal) });
+        ZooKeeperClient client = new(Servers, Session, _log.Enqueue, credentials);
+        _clients.Add(client);
+        await SoonAsync(client.CreateAsync("/mine", Bytes("1")));
+        Assert.Equal("1", Encoding.UTF8.GetString((await client.GetAsync("/mine")).Data));
+
+        // Neither without nor with another password is anything to be had.
+        ZooKeeperClient nobody = Connect(), other = new(Servers, Session, _log.Enqueue, credentials with { Password = "guessed" });
+        _clients.Add(other);
+        Assert.IsNotType<TimeoutException>(await Record.ExceptionAsync(() => nobody.SetAsync("/mine", Bytes("2")).WaitAsync(TimeSpan.FromSeconds(20))));
+        await Assert.ThrowsAsync<TimeoutException>(() => other.GetAsync("/mine").WaitAsync(TimeSpan.FromSeconds(3)));
+        Assert.Contains(_log, line => line.Contains("sign in as purse", StringComparison.Ordinal) || line.Contains("AuthFailed", StringComparison.Ordinal));
+        Assert.Equal("1", Encoding.UTF8.GetString((await client.GetAsync("/mine")).Data));
+    }
+
     /// <summary>A network path that can be cut: what is on it stays where it is, and nobody is told.</summary>
     sealed class Forwarder : IAsyncDisposable
     {

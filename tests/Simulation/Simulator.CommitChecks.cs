@@ -37,7 +37,8 @@ public sealed partial class Simulator
 
         for (int partition = 0; partition < all.Length; partition++)
             Check(next[partition] == all[partition].Count, $"event {next[partition] + 1} of partition {partition}, {(next[partition] < all[partition].Count ? all[partition][next[partition]].Event.Kind : 0)}, comes before what must have caused it");
-        Check(!model.Attempts.Any(), "a commit across partitions did not end");
+        foreach (LedgerModel.ModelAttempt left in model.Attempts)
+            throw Broken($"the commit of {left.Key.Id:x} did not end: {left.Outcome}, voted on by {string.Join(" ", left.Votes.Keys)}, carried out by {string.Join(" ", left.CarriedOut)}");
         foreach ((int partition, ulong sequence, ulong head, Part[] parts) in told)
         {
             // It says where each side ends, for ever.

@@ -338,7 +338,16 @@ public sealed partial class Simulator
     void Heal()
     {
         _isHealed = true;
-        foreach (Shard shard in _shards) (shard.Disk.FailWriteIn, shard.Disk.FailFlushIn, shard.Disk.CapacityBytes) = (0, 0, long.MaxValue);
+        foreach (Shard shard in _shards)
+        {
+            (shard.Disk.FailWriteIn, shard.Disk.FailFlushIn, shard.Disk.CapacityBytes) = (0, 0, long.MaxValue);
+            // Whoever was deposed, and has nothing to say, would never find out; its successor may be gone.
+            foreach (Writer deposed in shard.Writers.Where(IsDeposed).ToList())
+            {
+                Trace(shard, $"epoch {deposed.Journal.Epoch} is told that it was deposed");
+                Stop(deposed);
+            }
+        }
     }
 
     /// <summary>Recovers from what is on the disk, as the server does. Another writer may still believe that it is the one.</summary>

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text;
+using Purse.Cluster.ZooKeeper;
 
 namespace Purse.Cluster.Local;
 
@@ -10,10 +11,13 @@ public sealed class LocalZooKeeper : IAsyncDisposable
     const string Classes = "/usr/share/java/zookeeper.jar";
     Process _process;
 
-    LocalZooKeeper(string folder, int port)
+    readonly bool _asksForPassword;
+
+    LocalZooKeeper(string folder, int port, bool asksForPassword)
     {
         Folder = folder;
         Port = port;
+        _asksForPassword = asksForPassword;
         _process = Start();
     }
 
@@ -29,7 +33,8 @@ public sealed class LocalZooKeeper : IAsyncDisposable
 
     /// <summary>An ensemble in an empty folder; ready when it has a leader.</summary>
     /// <param name="count">Of servers: 1, or 3 to live on without one.</param>
-    public static async Task<List<LocalZooKeeper>> MakeEnsembleAsync(string folder, int count)
+    /// <param name="credentials">Where everybody has to sign in with them.</param>
+    public static async Task<List<LocalZooKeeper>> MakeEnsembleAsync(string folder, int count, ZooKeeperCredentials? credentials = null)
     {
         if (!IsInstalled) throw new IOException("ZooKeeper is not installed: install Debian's package zookeeper.");
         int[] ports = [.. Enumerable.Range(0, count * 3).Select(_ => LocalPostgreSql.FreePort())];
@@ -45,8 +50,14 @@ public sealed class LocalZooKeeper : IAsyncDisposable
                 "4lw.commands.whitelist=ruok,srvr,mntr", "minSessionTimeout=1000",
             ];
             if (count > 1) lines.AddRange(Enumerable.Range(0, count).Select(n => $"server.{n + 1}=127.0.0.1:{ports[n * 3 + 1]}:{ports[n * 3 + 2]}"));
+            if (credentials is not null)
+            {
+                lines.AddRange(["authProvider.1=org.apache.zookeeper.server.auth.SASLAuthenticationProvider", "enforce.auth.enabled=true", "enforce.auth.schemes=sasl"]);
+                File.WriteAllText(Path.Combine(own, "jaas.conf"), $"Server {{ org.apache.zookeeper.server.auth.DigestLoginModule required user_{credentials.User}=\"{credentials.Password}\"; }};\n");
+            }
+
             File.WriteAllLines(Path.Combine(own, "zoo.cfg"), lines);
-            servers.Add(new LocalZooKeeper(own, ports[i * 3]));
+            servers.Add(new LocalZooKeeper(own, ports[i * 3], credentials is not null));
         }
 
         foreach (LocalZooKeeper server in servers) await server.WaitAsync();
@@ -60,7 +71,7 @@ public sealed class LocalZooKeeper : IAsyncDisposable
         foreach (string argument in (string[])
         [
             "-c",
-            $"exec java -Xmx256m -Djava.net.preferIPv4Stack=true -cp /etc/zookeeper/conf:{Classes} -Dzookeeper.log.dir=. -Dzookeeper.root.logger=INFO,CONSOLE org.apache.zookeeper.server.quorum.QuorumPeerMain zoo.cfg >>log 2>&1",
+            $"exec java -Xmx256m{(_asksForPassword ? " -Djava.security.auth.login.config=jaas.conf" : "")} -Djava.net.preferIPv4Stack=true -cp /etc/zookeeper/conf:{Classes} -Dzookeeper.log.dir=. -Dzookeeper.root.logger=INFO,CONSOLE org.apache.zookeeper.server.quorum.QuorumPeerMain zoo.cfg >>log 2>&1",
         ]) start.ArgumentList.Add(argument);
         return Process.Start(start)!;
     }

@@ -20,12 +20,13 @@ public sealed class ZooKeeperClient : IAsyncDisposable
     const int WatchXid = -1, PingXid = -2, SetWatchesXid = -8;
 
     // ZooDefs.OpCode.
-    const int Create = 1, Delete = 2, Exists = 3, GetData = 4, SetData = 5, Sync = 9, Ping = 11, GetChildren = 12, Check = 13, Multi = 14, SetWatches = 101, Close = -11;
+    const int Create = 1, Delete = 2, Exists = 3, GetData = 4, SetData = 5, Sync = 9, Ping = 11, GetChildren = 12, Check = 13, Multi = 14, SetWatches = 101, Sasl = 102, Close = -11;
 
     readonly (string Host, int Port)[] _servers;
     readonly string _chroot;
     readonly TimeSpan _sessionTimeout;
     readonly Action<string> _log;
+    readonly ZooKeeperCredentials? _credentials;
     readonly CancellationTokenSource _stop = new();
     readonly Lock _lock = new();
     readonly Queue<Asked> _waiting = new();
@@ -66,8 +67,10 @@ public sealed class ZooKeeperClient : IAsyncDisposable
     }
 
     /// <param name="servers"><c>host:port,host:port/path</c>: everything is below the path, which must be there.</param>
-    public ZooKeeperClient(string servers, TimeSpan sessionTimeout, Action<string> log)
+    /// <param name="credentials">Of an ensemble that asks for them; what is created is then this user's only.</param>
+    public ZooKeeperClient(string servers, TimeSpan sessionTimeout, Action<string> log, ZooKeeperCredentials? credentials = null)
     {
+        _credentials = credentials;
         int slash = servers.IndexOf('/', StringComparison.Ordinal);
         _chroot = slash < 0 ? "" : servers[slash..].TrimEnd('/');
         _servers = [.. (slash < 0 ? servers : servers[..slash]).Split(',').Select(ParseServer)];
@@ -209,11 +212,11 @@ public sealed class ZooKeeperClient : IAsyncDisposable
     {
         request.Write(Rooted(path));
         request.Write(data.Span);
-        // Open to all: the ensemble is reached by the wallet's own nodes only.
+        // Without credentials open to all who reach the ensemble, else to those who have the same.
         request.Write(1);
         request.Write(31);
-        request.Write("world");
-        request.Write("anyone");
+        request.Write(_credentials is null ? "world" : "auth");
+        request.Write(_credentials is null ? "anyone" : "");
         request.Write((int)kind);
     }
 
@@ -334,6 +337,7 @@ public sealed class ZooKeeperClient : IAsyncDisposable
                 limit.CancelAfter(_sessionTimeout / Math.Max(3, _servers.Length));
                 using Connection connection = await ConnectAsync(host, port, limit.Token);
                 bool isNew = await HandshakeAsync(connection, limit.Token);
+                if (_credentials is not null) await AuthenticateAsync(connection, _credentials, limit.Token);
                 await ServeAsync(connection, isNew);
             }
             catch (Exception e)
@@ -394,6 +398,29 @@ public sealed class ZooKeeperClient : IAsyncDisposable
     }
 
     bool _isLost;
+
+    /// <summary>Each side proves that it knows the password. Nothing else is on the connection yet.</summary>
+    static async Task AuthenticateAsync(Connection connection, ZooKeeperCredentials credentials, CancellationToken cancellation)
+    {
+        byte[] challenge = await ExchangeAsync([]);
+        (byte[] response, string expected) = DigestMd5.Respond(challenge, credentials, Convert.ToHexStringLower(System.Security.Cryptography.RandomNumberGenerator.GetBytes(16)));
+        byte[] proof = await ExchangeAsync(response);
+        if (System.Text.Encoding.UTF8.GetString(proof) != expected) throw new InvalidDataException("the server does not know the password");
+
+        async Task<byte[]> ExchangeAsync(byte[] token)
+        {
+            JuteWriter request = new();
+            request.Write(12 + token.Length);
+            request.Write(0);
+            request.Write(Sasl);
+            request.Write(token.AsSpan());
+            await connection.Stream.WriteAsync(request.Written, cancellation);
+            byte[] frame = await ReadFrameAsync(connection, cancellation);
+            JuteReader reader = new(frame);
+            ZooKeeperReply reply = reader.ReadReply();
+            return reply.Code == ZooKeeperCode.Ok ? reader.ReadBuffer() : throw new ZooKeeperException(reply.Code, $"sign in as {credentials.User}");
+        }
+    }
 
     async Task ServeAsync(Connection connection, bool isNewSession)
     {

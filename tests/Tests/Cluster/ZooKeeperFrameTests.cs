@@ -126,6 +126,19 @@ public sealed class ZooKeeperFrameTests
         Assert.Equal(40, connections);
     }
 
+    /// <summary>The example of RFC 2831, section 4, with ZooKeeper's own name for the service.</summary>
+    [Fact]
+    public void A_password_is_proved_as_the_standard_says()
+    {
+        (byte[] response, string expected) = DigestMd5.Respond(
+            "realm=\"elwood.innosoft.com\",nonce=\"OA6MG9tEQGm2hh\",qop=\"auth\",algorithm=md5-sess,charset=utf-8"u8, new ZooKeeperCredentials("chris", "secret"), "OA6MHXh6VqTrRk");
+        string text = System.Text.Encoding.UTF8.GetString(response);
+        Assert.Contains("username=\"chris\",realm=\"elwood.innosoft.com\",nonce=\"OA6MG9tEQGm2hh\",nc=00000001,cnonce=\"OA6MHXh6VqTrRk\"", text, StringComparison.Ordinal);
+        Assert.Matches("response=[0-9a-f]{32},qop=auth$", text);
+        Assert.Matches("^rspauth=[0-9a-f]{32}$", expected);
+        Assert.Throws<InvalidDataException>(() => DigestMd5.Respond("nothing"u8, new ZooKeeperCredentials("chris", "secret"), "x"));
+    }
+
     [Theory]
     [InlineData("zk1")]
     [InlineData("zk1:")]
