@@ -20,21 +20,28 @@ static class ServeCommand
         {
             if (result.GetValueOrDefault<int?>() is < 1 or > DataFolder.PartitionsMax) result.AddError($"--partitions takes 1 to {DataFolder.PartitionsMax}.");
         });
-        Command command = new("serve", "Serve wallets from a data folder.") { data, listen, partitions };
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(listen)!, parsed.GetValue(partitions))));
+        Option<string?> cluster = new("--cluster") { Description = "Serve the cluster at zk://host:port,host:port/path, in place of a data folder." };
+        Command command = new("serve", "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster };
+        command.Validators.Add(result =>
+        {
+            if (result.GetValue(cluster) is not null && (result.GetResult(data) is { Implicit: false } || result.GetValue(partitions) is not null))
+                result.AddError("--cluster says where everything is: leave out --data and --partitions.");
+        });
+        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(cluster), parsed.GetValue(listen)!, parsed.GetValue(partitions))));
         return command;
     }
 
-    static async Task<int> RunAsync(string data, string listen, int? partitions)
+    static async Task<int> RunAsync(string data, string? cluster, string listen, int? partitions)
     {
         await using WalletServer server = await WalletServer.StartAsync(new WalletServerOptions
         {
-            DataFolder = data,
+            DataFolder = cluster is null ? data : null,
+            Cluster = cluster,
             Listen = listen,
             PartitionsCount = partitions,
             Log = message => Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} {message}"),
         });
-        Console.WriteLine($"{ReadyPrefix}{server.Address.GetLeftPart(UriPartial.Authority)} (data in {Path.GetFullPath(data)})");
+        Console.WriteLine($"{ReadyPrefix}{server.Address.GetLeftPart(UriPartial.Authority)} ({(cluster is null ? $"data in {Path.GetFullPath(data)}" : $"cluster {cluster}")})");
         await server.WaitForStopAsync();
         Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} Stopping: answering what is in flight, then leaving a snapshot.");
         return Exit.Done;

@@ -23,6 +23,14 @@ public struct Hash256 : IEquatable<Hash256>
 
     public override readonly string ToString() => Convert.ToHexStringLower(this);
 
+    /// <summary>As <see cref="ToString"/> writes it.</summary>
+    public static Hash256 Parse(string hex)
+    {
+        Hash256 hash = default;
+        Convert.FromHexString(hex, hash, out _, out int written);
+        return written == SizeBytes && hex.Length == 2 * SizeBytes ? hash : throw new FormatException($"'{hex}' is no hash of {SizeBytes} bytes in hexadecimal digits.");
+    }
+
     public static bool operator ==(Hash256 a, Hash256 b) => a.Equals(b);
 
     public static bool operator !=(Hash256 a, Hash256 b) => !a.Equals(b);

@@ -10,6 +10,13 @@ namespace Purse.Journal;
 /// <summary>This writer lost its partition to one with a higher epoch.</summary>
 public sealed class FencedException(string message) : IOException(message);
 
+/// <summary>The journal goes on in another store; this one takes nothing any more.</summary>
+public sealed class JournalSealedException(string message, string store) : IOException(message)
+{
+    /// <summary>Where it goes on.</summary>
+    public string Store { get; } = store;
+}
+
 /// <summary>A block that is known to have been durable, from somewhere else than the journal: it must still be there.</summary>
 /// <param name="KnownFrom">Where it is known from, for the operator.</param>
 public readonly record struct JournalFloor(ulong Number, ulong Sequence, Hash256 Hash, string KnownFrom);
@@ -31,6 +38,8 @@ public abstract class JournalWriter : IDisposable
     ulong _flushedMark;
     ulong _lastRecordsNumber;
     Hash256 _lastRecordsHash;
+    Hash256 _flushedHash;
+    readonly Lock _floorLock = new();
     long _timeMicros;
     ulong _appendedSequence;
     ulong _flushedSequence;
@@ -42,7 +51,7 @@ public abstract class JournalWriter : IDisposable
         Partition = partition;
         Epoch = epoch;
         _number = _flushedNumber = recovered.LastNumber;
-        _hash = recovered.LastHash;
+        _hash = _flushedHash = recovered.LastHash;
         _timeMicros = recovered.LastTimeMicros;
         _appendedSequence = _flushedSequence = recovered.LastSequence;
         _lastRecordsNumber = recovered.LastRecordsNumber;
@@ -142,6 +151,7 @@ public abstract class JournalWriter : IDisposable
     {
         ThrowIfDead();
         ulong number = _number, sequence = _appendedSequence, mark = _markedNumber;
+        Hash256 hash = _hash;
         if (number == _flushedNumber) return;
         try
         {
@@ -157,9 +167,18 @@ public abstract class JournalWriter : IDisposable
             throw;
         }
 
-        _flushedNumber = number;
         Volatile.Write(ref _flushedMark, mark);
-        Volatile.Write(ref _flushedSequence, sequence);
+        lock (_floorLock)
+        {
+            (_flushedNumber, _flushedHash) = (number, hash);
+            Volatile.Write(ref _flushedSequence, sequence);
+        }
+    }
+
+    /// <summary>The last block that is durable. May be asked for from any thread.</summary>
+    public JournalFloor FlushedFloor(string knownFrom)
+    {
+        lock (_floorLock) return new JournalFloor(_flushedNumber, _flushedSequence, _flushedHash, knownFrom);
     }
 
     /// <summary>

@@ -36,6 +36,9 @@ public enum AttachmentTag : byte
 
     /// <summary>The last event in each partition of what was committed across them.</summary>
     Parts = 20,
+
+    /// <summary>Where a sealed journal goes on.</summary>
+    Store = 21,
 }
 
 /// <summary>The limits of one account in one currency; a limit that is not set binds nothing.</summary>

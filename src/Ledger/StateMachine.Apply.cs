@@ -169,6 +169,10 @@ public sealed partial class StateMachine
                 break;
             }
 
+            case EventKind.Sealed:
+                // Says only where the journal goes on.
+                break;
+
             case EventKind.Prepared:
                 ApplyPrepared(sequence, timeMicros, e, new Attachment(e.Attachment, attachments, erasable));
                 break;

@@ -1,4 +1,5 @@
 using System.Diagnostics.Metrics;
+using Purse.Journal;
 
 namespace Purse.Partitions;
 
@@ -18,6 +19,9 @@ public sealed partial class Partition
     public Tally? Tally => Volatile.Read(ref _serving)?.Core.Tally;
 
     public ulong FlushedSequence => Volatile.Read(ref _serving)?.Journal.FlushedSequence ?? 0;
+
+    /// <summary>The last block that is durable; null while it never served.</summary>
+    public JournalFloor? FlushedFloor => Volatile.Read(ref _serving)?.Journal.FlushedFloor("the partition itself");
 
     public ulong SnapshotSequence => Volatile.Read(ref _serving)?.SnapshotSequence ?? 0;
 

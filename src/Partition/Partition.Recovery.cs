@@ -112,7 +112,14 @@ public sealed partial class Partition
 
         failed.Readers.Dispose();
 
-        while (!_stopping)
+        return RecoverAfter(cause);
+    }
+
+    bool RecoverAfter(Exception cause)
+    {
+        // Most failures are over at once: a connection that broke, a standby that was promoted, a journal that moved.
+        TimeSpan delay = _options.RecoveryDelay / 32;
+        for (; !_stopping; delay = delay < _options.RecoveryDelay / 2 ? delay * 2 : _options.RecoveryDelay)
         {
             if (cause is not IOException || cause is FencedException or JournalDamagedException)
             {
@@ -120,7 +127,7 @@ public sealed partial class Partition
                 return false;
             }
 
-            Thread.Sleep(_options.RecoveryDelay);
+            Thread.Sleep(delay);
             try
             {
                 Serving recovered = Recover();
@@ -132,9 +139,10 @@ public sealed partial class Partition
             }
             catch (Exception e) when (e is IOException or InvalidDataException or InvariantBrokenException)
             {
+                // Said once, however often it is tried.
+                if (e.Message != cause.Message) _log($"Partition {Number} cannot recover yet: {e.Message}");
                 cause = e;
                 _fault = e;
-                _log($"Partition {Number} cannot recover yet: {e.Message}");
             }
         }
 

@@ -22,8 +22,11 @@ public sealed record PartitionOptions
     /// <summary>How long the writer is idle before an empty block carries the durable mark of the last one.</summary>
     public TimeSpan MarkDelay { get; init; } = TimeSpan.FromMilliseconds(20);
 
-    /// <summary>Between a failure of the journal and an attempt to recover from it.</summary>
+    /// <summary>Between two attempts to recover from a failure of the journal, at most; the first follow sooner.</summary>
     public TimeSpan RecoveryDelay { get; init; } = TimeSpan.FromSeconds(1);
+
+    /// <summary>Begins also where its journal cannot be reached yet, and serves when it can.</summary>
+    public bool IsPatient { get; init; }
 }
 
 /// <summary>
@@ -94,7 +97,17 @@ public sealed partial class Partition : IAsyncDisposable
     public static Partition Start(IJournalStore store, int partitionsCount, PartitionOptions options, TimeProvider clock, Action<string> log)
     {
         Partition partition = new(store, partitionsCount, options, clock, log);
-        partition._serving = partition.Recover();
+        try
+        {
+            partition._serving = partition.Recover();
+        }
+        catch (IOException e) when (options.IsPatient && e is not JournalDamagedException)
+        {
+            log($"Partition {partition.Number} cannot be served yet: {e.Message}");
+            partition._fault = e;
+            partition._queue.Close(RequestStatus.Unavailable);
+        }
+
         partition._thread.Start();
         return partition;
     }
@@ -126,6 +139,7 @@ public sealed partial class Partition : IAsyncDisposable
         {
             try
             {
+                if (_fault is { } unreachable && !RecoverAfter(unreachable)) break;
                 Serve(_serving!);
                 break;
             }
@@ -230,6 +244,13 @@ public sealed partial class Partition : IAsyncDisposable
         core.Outgoing.Clear();
     }
 
+    /// <summary>Recovers at once, as after a failure: its journal may be somewhere else now.</summary>
+    public void Reopen(string why)
+    {
+        if (Volatile.Read(ref _serving) is { } serving && _fault is null) serving.JournalFault ??= new IOException(why);
+        _queue.Wake();
+    }
+
     void Receive(PartitionCore core)
     {
         while (_inbox.TryDequeue(out Message message)) core.Receive(message);
@@ -256,7 +277,8 @@ public sealed partial class Partition : IAsyncDisposable
             if (!any && _appends.IsCompleted) return;
             lock (_journalLock)
             {
-                Serving serving = _serving!;
+                // Not yet, where its journal could not be reached.
+                if (_serving is not { } serving) continue;
                 try
                 {
                     long started = Stopwatch.GetTimestamp();

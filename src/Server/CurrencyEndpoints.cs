@@ -67,9 +67,11 @@ sealed class CurrencyEndpoints(Router router)
     }
 
     /// <summary>Finishes what a crash may have cut short: every partition knows all that partition 0 knows.</summary>
-    public static async Task SpreadAsync(Router router, Action<string> log)
+    /// <returns>Whether all of it is.</returns>
+    public static async Task<bool> SpreadAsync(Router router, Action<string> log)
     {
-        if (router.All.Count == 1) return;
+        if (router.All.Count == 1) return true;
+        bool isFinished = true;
         TimeSpan patience = TimeSpan.FromSeconds(10);
         ReadRequest<List<RegisteredCurrency>> read = new(state => [.. Enumerable.Range(Iso4217.RegisteredFirst, state.Currencies.Count).Select(number => state.Currencies[(uint)number])]);
         RequestStatus status = await router.All[0].SubmitAsync(read, patience);
@@ -84,15 +86,19 @@ sealed class CurrencyEndpoints(Router router)
                     if (decision.Outcome == Outcome.CurrencyExists)
                         throw new StartException($"Partition {other.Number} has {currency.Code} with other decimals than partition 0: these partitions do not belong together. Restore all of them from one copy.");
                     if (decision.Outcome == Outcome.StorageFull) log($"{unfinished}, once there is room.");
+                    isFinished &= decision.Outcome != Outcome.StorageFull;
                 }
                 catch (Problem problem)
                 {
+                    isFinished = false;
                     log($"{unfinished}: {problem.Message}");
                 }
             }
         }
 
-        if (status != RequestStatus.Answered) log($"Partition 0 did not tell its currencies ({status}); the other partitions may not know all of them. Restart the server.");
+        if (status == RequestStatus.Answered) return isFinished;
+        log($"Partition 0 did not tell its currencies ({status}); the other partitions may not know all of them. Restart the server.");
+        return false;
     }
 
     async Task ListAsync(HttpContext http)

@@ -94,6 +94,7 @@ public static class EventJson
         if (e.Kind == EventKind.Frozen || (e.Kind == EventKind.Prepared && e.Code != 0)) json.WriteString("direction", DirectionName((Direction)e.Code));
         if (attachment.Text(AttachmentTag.By) is string by) json.WriteString("by", by);
         if (attachment.Text(AttachmentTag.Reason) is string reason) json.WriteString("reason", reason);
+        if (attachment.Text(AttachmentTag.Store) is string store) json.WriteString("store", store);
         if (attachment.Erased(AttachmentTag.Description) is byte[] description) json.WriteString("description", description);
         if (attachment.Erased(AttachmentTag.Metadata) is byte[] metadata) WriteRaw(json, "metadata", metadata);
         if (attachment.TryGet(AttachmentTag.Limits, out _)) WriteLimits(json, attachment.Limits(), state);

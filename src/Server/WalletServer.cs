@@ -19,7 +19,11 @@ namespace Purse.Server;
 
 public sealed record WalletServerOptions
 {
-    public required string DataFolder { get; init; }
+    /// <summary>Where an embedded server keeps everything; null for one of a cluster.</summary>
+    public string? DataFolder { get; init; }
+
+    /// <summary>The cluster it belongs to, as <c>zk://host:port,host:port/path</c>.</summary>
+    public string? Cluster { get; init; }
 
     /// <summary>Such as <c>http://127.0.0.1:7070</c>; port 0 takes a free one.</summary>
     public required string Listen { get; init; }
@@ -47,13 +51,15 @@ public sealed class StartException(string message, Exception? inner = null) : Ex
 public sealed class WalletServer : IAsyncDisposable
 {
     readonly WebApplication _app;
-    readonly DataFolder _folder;
+    readonly DataFolder? _folder;
+    readonly ClusterStores? _cluster;
     bool _disposed;
 
-    WalletServer(WebApplication app, DataFolder folder, IReadOnlyList<Partition> partitions)
+    WalletServer(WebApplication app, DataFolder? folder, ClusterStores? cluster, IReadOnlyList<Partition> partitions)
     {
         _app = app;
         _folder = folder;
+        _cluster = cluster;
         Partitions = partitions;
     }
 
@@ -67,12 +73,14 @@ public sealed class WalletServer : IAsyncDisposable
     public static async Task<WalletServer> StartAsync(WalletServerOptions options)
     {
         Uri listen = CheckListen(options.Listen);
-        DataFolder folder;
+        DataFolder? folder = null;
+        ClusterStores? cluster = null;
         try
         {
-            folder = DataFolder.OpenForWriting(options.DataFolder, $"process {Environment.ProcessId}, which serves {options.Listen} since {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z", options.PartitionsCount);
+            if (options.Cluster is not null) cluster = new ClusterStores(await ClusterMap.OpenAsync(options.Cluster, options.Log), options.Log);
+            else folder = DataFolder.OpenForWriting(options.DataFolder!, $"process {Environment.ProcessId}, which serves {options.Listen} since {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z", options.PartitionsCount);
         }
-        catch (IOException e)
+        catch (Exception e) when (e is IOException or ArgumentException)
         {
             throw new StartException(e.Message, e);
         }
@@ -80,30 +88,58 @@ public sealed class WalletServer : IAsyncDisposable
         List<Partition> partitions = [];
         try
         {
-            for (int number = 0; number < folder.PartitionsCount; number++)
-                partitions.Add(Partition.Start(new FileStore(options.Disk?.Invoke(number) ?? folder.Disk(number), number, options.Journal), folder.PartitionsCount, options.Partition, TimeProvider.System, options.Log));
+            IEnumerable<IJournalStore> stores = cluster?.Stores ??
+                Enumerable.Range(0, folder!.PartitionsCount).Select(number => (IJournalStore)new FileStore(options.Disk?.Invoke(number) ?? folder.Disk(number), number, options.Journal));
+            int count = cluster?.Stores.Count ?? folder!.PartitionsCount;
+            // A store of a cluster that is down keeps no other partition from being served.
+            PartitionOptions partitionOptions = options.Partition with { IsPatient = cluster is not null };
+            if (cluster is null) partitions.AddRange(stores.Select(store => Partition.Start(store, count, partitionOptions, TimeProvider.System, options.Log)));
+            else partitions.AddRange(await Task.WhenAll(stores.Select(store => Task.Run(() => Partition.Start(store, count, partitionOptions, TimeProvider.System, options.Log)))));
             foreach (Partition partition in partitions) partition.Connect(partitions);
             Router router = new(partitions);
-            await CurrencyEndpoints.SpreadAsync(router, options.Log);
-            WalletServer server = new(Build(listen, router, options.MeterName, options.Log), folder, partitions);
+            bool areCurrenciesKnown = await CurrencyEndpoints.SpreadAsync(router, options.Log);
+            WalletServer server = new(Build(listen, router, options.MeterName, options.Log), folder, cluster, partitions);
             await server._app.StartAsync();
             server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
+            if (cluster is not null && !areCurrenciesKnown) server._spreading = server.SpreadLaterAsync(router, options.Log);
+            cluster?.Tell(partitions, () => new WalletNode(server.Address.GetLeftPart(UriPartial.Authority), Environment.ProcessId, []));
             return server;
         }
         catch (Exception e)
         {
             foreach (Partition partition in partitions) await partition.DisposeAsync();
-            folder.Dispose();
+            folder?.Dispose();
+            if (cluster is not null) await cluster.DisposeAsync();
             throw e switch
             {
                 StartException => e,
-                JournalDamagedException or Ledger.InvariantBrokenException or InvalidDataException => new StartException($"The journal in {options.DataFolder} cannot be served. {e.Message}", e),
+                JournalDamagedException or Ledger.InvariantBrokenException or InvalidDataException => new StartException($"The journal in {options.Cluster ?? options.DataFolder} cannot be served. {e.Message}", e),
                 DiskFullException => new StartException($"storage_full: {e.Message} Make room, then start again.", e),
                 IOException when e.Message.Contains("address already in use", StringComparison.Ordinal) =>
                     new StartException($"{options.Listen} is in use by another program. Stop it, or name another address with --listen.", e),
                 IOException or SocketException => new StartException(e.Message, e),
                 _ => e,
             };
+        }
+    }
+
+    Task _spreading = Task.CompletedTask;
+
+    /// <summary>A store was down at the start: its partitions learn the currencies when they serve.</summary>
+    async Task SpreadLaterAsync(Router router, Action<string> log)
+    {
+        try
+        {
+            do await Task.Delay(2000, _app.Lifetime.ApplicationStopping);
+            while (!await CurrencyEndpoints.SpreadAsync(router, log));
+        }
+        catch (OperationCanceledException)
+        {
+            // The next start goes on.
+        }
+        catch (StartException e)
+        {
+            log(e.Message);
         }
     }
 
@@ -226,10 +262,12 @@ public sealed class WalletServer : IAsyncDisposable
         if (_disposed) return;
         _disposed = true;
         await _app.StopAsync();
+        await _spreading;
         await EndCommitsAsync();
         await Task.WhenAll(Partitions.Select(partition => partition.DisposeAsync().AsTask()));
         await _app.DisposeAsync();
-        _folder.Dispose();
+        _folder?.Dispose();
+        if (_cluster is not null) await _cluster.DisposeAsync();
     }
 
     /// <summary>What is under way between partitions ends while they all still serve; what cannot is taken up again at the next start.</summary>

@@ -234,6 +234,9 @@ public sealed class PostgreSqlDatabase : IDisposable
         }
     }
 
+    /// <summary>Its server's clock.</summary>
+    public DateTimeOffset Now() => With(static connection => new DateTimeOffset((DateTime)Scalar(connection, "select clock_timestamp()")!));
+
     const int RoomBytes = 4 * 1024 * 1024;
 
     public void Dispose()

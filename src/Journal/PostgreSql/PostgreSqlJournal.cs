@@ -98,7 +98,45 @@ sealed class PostgreSqlJournal : JournalWriter
         using NpgsqlCommand raise = PostgreSqlDatabase.Command(connection, "update purse.heads set epoch = epoch + 1 where partition = $1 and sealed_to is null returning epoch, number, hash", partition);
         using NpgsqlDataReader row = raise.ExecuteReader();
         if (row.Read()) return ((ulong)row.GetInt64(0), (ulong)row.GetInt64(1), row.GetFieldValue<byte[]>(2));
-        throw new IOException($"The journal of partition {partition} in {database} is sealed: it goes on in another store.");
+        row.Close();
+        throw Sealed(database, partition, PostgreSqlDatabase.Scalar(connection, "select sealed_to from purse.heads where partition = $1", partition) as string ?? "?");
+    }
+
+    static JournalSealedException Sealed(PostgreSqlDatabase database, int partition, string store) =>
+        new($"The journal of partition {partition} in {database} is sealed: it goes on in store {store}.", store);
+
+    /// <inheritdoc cref="PostgreSqlMove.Seal"/>
+    public static void Seal(PostgreSqlDatabase database, int partition, string store, int recordSizeBytes, ReadOnlySpan<byte> record, ReadOnlySpan<byte> attachments)
+    {
+        using NpgsqlConnection connection = database.OpenForWriting();
+        try
+        {
+            using NpgsqlTransaction transaction = connection.BeginTransaction();
+            ulong epoch, number;
+            using (NpgsqlCommand raise = PostgreSqlDatabase.Command(connection, "update purse.heads set epoch = epoch + 1 where partition = $1 and sealed_to is null returning epoch, number", partition))
+            using (NpgsqlDataReader row = raise.ExecuteReader())
+            {
+                (epoch, number) = row.Read() ? ((ulong)row.GetInt64(0), (ulong)row.GetInt64(1)) : default;
+            }
+
+            if (epoch == 0)
+            {
+                string? to = PostgreSqlDatabase.Scalar(connection, "select sealed_to from purse.heads where partition = $1", partition) as string;
+                if (to == store) return;
+                throw to is null ? new IOException($"There is no journal of partition {partition} in {database}.") : Sealed(database, partition, to);
+            }
+
+            using PostgreSqlJournalReader reader = new(database, partition, number);
+            using PostgreSqlJournal journal = new(database, epoch, reader, connection);
+            journal.Append(epoch, reader.LastSequence + 1, reader.LastTimeMicros, 1, recordSizeBytes, record, attachments, []);
+            journal.Flush();
+            PostgreSqlDatabase.Execute(connection, "update purse.heads set sealed_to = $2 where partition = $1", partition, store);
+            transaction.Commit();
+        }
+        catch (Exception e) when (e is NpgsqlException or TimeoutException or InvalidOperationException)
+        {
+            throw database.Translate(e);
+        }
     }
 
     /// <summary>What is committed was durable when it was.</summary>
@@ -127,11 +165,16 @@ sealed class PostgreSqlJournal : JournalWriter
 
     void ConfirmEpoch(bool byCommit)
     {
-        object? epoch = _database.With(connection => PostgreSqlDatabase.Scalar(
-            connection, byCommit
-                ? "select case when sealed_to is null then epoch end from purse.heads, pg_logical_emit_message(true, 'purse', '') where partition = $1"
-                : "select case when sealed_to is null then epoch end from purse.heads where partition = $1", Partition));
-        if (epoch is not long current || (ulong)current != Epoch) throw new FencedException($"Epoch {Epoch} of partition {Partition} is over: epoch {epoch ?? "?"} owns it now, or another store.");
+        (ulong epoch, string? sealedTo) = _database.With(connection =>
+        {
+            using NpgsqlCommand look = PostgreSqlDatabase.Command(
+                connection, $"select epoch, sealed_to from purse.heads{(byCommit ? ", pg_logical_emit_message(true, 'purse', '')" : "")} where partition = $1", Partition);
+            using NpgsqlDataReader row = look.ExecuteReader();
+            return row.Read() ? ((ulong)row.GetInt64(0), row.IsDBNull(1) ? null : row.GetString(1)) : default;
+        });
+        // The seal raised the epoch once: who was sealed and not deposed before goes along.
+        if (sealedTo is not null && epoch == Epoch + 1) throw Sealed(_database, Partition, sealedTo);
+        if (epoch != Epoch || sealedTo is not null) throw new FencedException($"Epoch {Epoch} of partition {Partition} is over: epoch {epoch} owns it now{(sealedTo is null ? "" : $", in store {sealedTo}")}.");
     }
 
     protected override void CheckEpoch(ulong epoch)
@@ -204,15 +247,12 @@ sealed class PostgreSqlJournal : JournalWriter
     {
         try
         {
-            if (failure is not FencedException) ConfirmEpoch(byCommit: false);
+            ConfirmEpoch(byCommit: false);
         }
-        catch (FencedException fenced)
+        catch (IOException e)
         {
-            return fenced;
-        }
-        catch (IOException)
-        {
-            // The database cannot be asked.
+            // Or the database cannot be asked.
+            if (e is FencedException or JournalSealedException) return e;
         }
 
         return failure;

@@ -26,6 +26,21 @@ sealed class PostgreSqlJournalReader : JournalReader
     public PostgreSqlJournalReader(PostgreSqlDatabase database, int partition, in Block after)
         : this(database, partition, checkMerkleRoots: false) => Accept(after);
 
+    /// <summary>Continues after the block that has this number.</summary>
+    public PostgreSqlJournalReader(PostgreSqlDatabase database, int partition, ulong afterNumber)
+        : this(database, partition, checkMerkleRoots: false)
+    {
+        if (afterNumber == 0) return;
+        database.With(connection =>
+        {
+            using NpgsqlCommand command = PostgreSqlDatabase.Command(connection, "select header, body from purse.blocks where partition = $1 and number = $2", partition, (long)afterNumber);
+            using NpgsqlDataReader row = command.ExecuteReader();
+            if (!row.Read() || !TryTake(row, partition, ref _buffer, out Block block)) throw Damaged(afterNumber);
+            Accept(block);
+            return 0;
+        });
+    }
+
     public override double Done => _numberMax == 0 ? 1 : Math.Min(1, (double)LastNumber / _numberMax);
 
     public override bool TryReadNext(out Block block)
@@ -47,7 +62,7 @@ sealed class PostgreSqlJournalReader : JournalReader
                 {
                     _isAnyRead = true;
                     if (!TryTake(_rows, Partition, ref _buffer, out block) || !Follows(block))
-                        throw new JournalDamagedException($"Block {LastNumber + 1} of partition {Partition} in {_database} is missing or not what was written. Restore the database from a copy; no block was changed.", LastNumber + 1, default);
+                        throw Damaged(LastNumber + 1);
                     Accept(block);
                     return true;
                 }
@@ -64,6 +79,9 @@ sealed class PostgreSqlJournalReader : JournalReader
             throw _database.Translate(e);
         }
     }
+
+    JournalDamagedException Damaged(ulong number) =>
+        new($"Block {number} of partition {Partition} in {_database} is missing or not what was written. Restore the database from a copy; no block was changed.", number, default);
 
     /// <summary>A block from the row that has its header and body; false where that is not whole.</summary>
     internal static bool TryTake(NpgsqlDataReader row, int partition, ref byte[] buffer, out Block block)

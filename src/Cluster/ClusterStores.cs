@@ -1,0 +1,246 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using Purse.Journal;
+using Purse.Ledger;
+using Purse.Partitions;
+
+namespace Purse.Cluster;
+
+/// <summary>The databases of a cluster, and each partition's place in them. Follows the map: a store that gets another address is opened there.</summary>
+public sealed class ClusterStores : IAsyncDisposable
+{
+    /// <summary>A partition whose clock and whose store's clock are further apart takes no writes.</summary>
+    public static readonly TimeSpan ClockDifferenceMax = TimeSpan.FromMilliseconds(500);
+
+    /// <summary>A partition takes no writes while its last block is further ahead of its clock.</summary>
+    static readonly TimeSpan AheadMax = TimeSpan.FromSeconds(1);
+    static readonly TimeSpan FloorInterval = TimeSpan.FromSeconds(1);
+
+    readonly Action<string> _log;
+    readonly ConcurrentDictionary<string, (StoreSettings Settings, PostgreSqlDatabase Database)> _open = new();
+    readonly CancellationTokenSource _stop = new();
+    IReadOnlyList<Partition> _partitions = [];
+    Task _telling = Task.CompletedTask;
+
+    public ClusterStores(ClusterMap map, Action<string> log)
+    {
+        Map = map;
+        _log = log;
+        Stores = [.. Enumerable.Range(0, map.PartitionsCount).Select(number => new ClusterStore(this, number, log))];
+        map.Changed += Follow;
+    }
+
+    public ClusterMap Map { get; }
+
+    /// <summary>By partition.</summary>
+    public IReadOnlyList<ClusterStore> Stores { get; }
+
+    public PostgreSqlDatabase Open(string store)
+    {
+        if (!Map.Settings.Stores.TryGetValue(store, out StoreSettings? settings))
+            throw new IOException($"The cluster has no store '{store}'; it has {string.Join(", ", Map.Settings.Stores.Keys)}. Add it with `purse cluster stores add`.");
+        return _open.GetOrAdd(store, static (_, settings) => (settings, new PostgreSqlDatabase(new PostgreSqlOptions { ConnectionString = settings.Connection, IsReplicated = settings.Replicated })), settings).Database;
+    }
+
+    /// <summary>A store is at another address now: whoever writes there goes on at the new one.</summary>
+    void Follow(object? sender, EventArgs e)
+    {
+        foreach ((string name, (StoreSettings settings, PostgreSqlDatabase database)) in _open)
+        {
+            if (Map.Settings.Stores.GetValueOrDefault(name) is not { } now || now == settings) continue;
+            _log($"Store {name} is at {now.Connection} now.");
+            _open.TryRemove(name, out _);
+            foreach (Partition partition in _partitions)
+            {
+                if (Stores[partition.Number].Name == name) partition.Reopen($"store {name} has another address");
+            }
+
+            database.Dispose();
+        }
+    }
+
+    /// <summary>Tells every second what is durable, and what this process is.</summary>
+    /// <param name="wallet">Null where nothing is to be told of it.</param>
+    public void Tell(IReadOnlyList<Partition> partitions, Func<WalletNode>? wallet)
+    {
+        _partitions = partitions;
+        _telling = Task.Run(async () =>
+        {
+            while (!_stop.IsCancellationRequested)
+            {
+                try
+                {
+                    await Task.WhenAll(partitions.Select(TellAsync)).WaitAsync(TimeSpan.FromSeconds(10), _stop.Token);
+                    if (wallet is not null) await Map.TellWalletAsync(wallet()).WaitAsync(TimeSpan.FromSeconds(10), _stop.Token);
+                }
+                catch (Exception e) when (e is IOException or TimeoutException or OperationCanceledException)
+                {
+                    // ZooKeeper is away. It is told when it is back; no write waits for it.
+                }
+
+                await Task.WhenAll(partitions.Select(partition => Task.Run(() => CheckClock(partition))));
+                await Task.Delay(FloorInterval, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            }
+        });
+    }
+
+    async Task TellAsync(Partition partition)
+    {
+        if (partition.FlushedFloor is not { Number: > 0 } floor || Stores[partition.Number].Name is not string store) return;
+        await Map.RaiseFloorAsync(partition.Number, new FloorNode(floor.Number, floor.Sequence, floor.Hash.ToString(), partition.Epoch, store, partition.UndecidedCount));
+    }
+
+    void CheckClock(Partition partition)
+    {
+        if (partition.Fault is not null || Stores[partition.Number].Name is not string store) return;
+        try
+        {
+            CheckClock(Open(store), partition.Number);
+        }
+        catch (IOException e) when (e.Message.StartsWith(ClockWords, StringComparison.Ordinal))
+        {
+            partition.Reopen(e.Message);
+        }
+        catch (IOException)
+        {
+            // The database cannot be asked; whoever writes there knows, too.
+        }
+    }
+
+    const string ClockWords = "The clocks differ: ";
+
+    internal static void CheckClock(PostgreSqlDatabase database, int partition)
+    {
+        long started = Stopwatch.GetTimestamp();
+        DateTimeOffset theirs = database.Now();
+        TimeSpan took = Stopwatch.GetElapsedTime(started);
+        // What took long says little; it is asked again.
+        if (took > ClockDifferenceMax) return;
+        TimeSpan difference = DateTimeOffset.UtcNow - took / 2 - theirs;
+        if (difference.Duration() > ClockDifferenceMax)
+        {
+            throw new IOException(
+                $"{ClockWords}this machine's is {difference.TotalSeconds:0.0} s {(difference > TimeSpan.Zero ? "ahead of" : "behind")} that of {database}. Partition {partition} takes no writes until both are within {ClockDifferenceMax.TotalSeconds} s: let NTP set them.");
+        }
+    }
+
+    internal static void CheckAhead(JournalWriter journal)
+    {
+        TimeSpan ahead = DateTimeOffset.UnixEpoch.AddMicroseconds(journal.LastTimeMicros) - DateTimeOffset.UtcNow;
+        if (ahead > AheadMax)
+            throw new IOException($"{ClockWords}the last block of partition {journal.Partition} is {ahead.TotalSeconds:0.0} s ahead of this machine's. It takes no writes until that time has come: let NTP set the clock.");
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await _stop.CancelAsync();
+        await _telling;
+        foreach ((_, PostgreSqlDatabase database) in _open.Values) database.Dispose();
+        await Map.DisposeAsync();
+        _stop.Dispose();
+    }
+}
+
+/// <summary>The store that a partition is in now. The map says where it should be; a seal there says better.</summary>
+public sealed class ClusterStore(ClusterStores stores, int partition, Action<string> log) : IJournalStore
+{
+    string? _name;
+
+    public int Partition => partition;
+
+    /// <summary>Where it was taken over last, or else where the map says; null where it says nothing.</summary>
+    public string? Name => Volatile.Read(ref _name) ?? stores.Map.Settings.Partitions[partition];
+
+    public IDisk Files => Current().Files;
+
+    PostgreSqlStore Current() => At(Name ?? throw new IOException($"Partition {partition} is in no store. Add stores with `purse cluster stores add`."));
+
+    PostgreSqlStore At(string name) => new(stores.Open(name), partition);
+
+    public JournalReader Read(bool checkMerkleRoots) => Current().Read(checkMerkleRoots);
+
+    public JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock)
+    {
+        if (stores.Map.Floor(partition) is JournalFloor floor) floors = [.. floors, floor];
+        string name = Name ?? throw new IOException($"Partition {partition} is in no store. Add stores with `purse cluster stores add`.");
+        for (int hops = 0; ; hops++)
+        {
+            PostgreSqlDatabase database = stores.Open(name);
+            ClusterStores.CheckClock(database, partition);
+            try
+            {
+                JournalWriter journal = At(name).TakeOver(floors, onBlock);
+                try
+                {
+                    ClusterStores.CheckAhead(journal);
+                }
+                catch
+                {
+                    journal.Dispose();
+                    throw;
+                }
+
+                Volatile.Write(ref _name, name);
+                stores.Map.RaiseFloor(partition, FloorOf(journal, name));
+                return journal;
+            }
+            catch (JournalSealedException moved) when (hops < HopsMax)
+            {
+                // It is not there before all of it is; whoever was moving it may be gone.
+                log($"Partition {partition} moved from store {name} to {moved.Store}.");
+                PostgreSqlMove.Finish(database, stores.Open(moved.Store), partition);
+                name = moved.Store;
+            }
+        }
+    }
+
+    const int HopsMax = 100;
+
+    static FloorNode FloorOf(JournalWriter journal, string store)
+    {
+        JournalFloor floor = journal.FlushedFloor(store);
+        return new FloorNode(floor.Number, floor.Sequence, floor.Hash.ToString(), journal.Epoch, store, 0);
+    }
+
+    /// <summary>
+    /// Moves the journal to another store while its writer goes on: nothing is lost, and writes pause while the last of it is copied and read. May be
+    /// repeated where it was cut short.
+    /// </summary>
+    public async Task MoveAsync(string to, Action<ulong, ulong>? progress = null)
+    {
+        string from = Name ?? throw new IOException($"Partition {partition} is in no store.");
+        PostgreSqlDatabase target = stores.Open(to);
+        for (string? seal; (seal = PostgreSqlMove.SealOf(stores.Open(from), partition)) is not null && seal != from; from = seal)
+        {
+            // A move before this one was cut short, or the map is late.
+            PostgreSqlMove.Finish(stores.Open(from), stores.Open(seal), partition);
+            if (seal == to) break;
+        }
+
+        if (from != to && PostgreSqlMove.SealOf(stores.Open(from), partition) is null)
+        {
+            PostgreSqlDatabase source = stores.Open(from);
+            // Twice: what came while the first was under way is little, and the pause is short.
+            PostgreSqlMove.Copy(source, target, partition, progress);
+            PostgreSqlMove.Copy(source, target, partition);
+            EventBatch seal = new(1);
+            seal.BeginAttachment();
+            seal.Attach(AttachmentTag.Store, to);
+            uint attachment = seal.EndAttachment();
+            seal.Add(EventKind.Sealed).Attachment = attachment;
+            PostgreSqlMove.Seal(source, partition, to, Event.SizeBytes, seal.EventBytes, seal.Attachments);
+            try
+            {
+                PostgreSqlMove.Finish(source, target, partition);
+            }
+            catch (IOException)
+            {
+                // Its owner has found the seal, and ends the move itself.
+                PostgreSqlMove.Finish(source, target, partition);
+            }
+        }
+
+        await stores.Map.ChangeAsync(settings => settings with { Partitions = [.. settings.Partitions.Select((store, number) => number == partition ? to : store)] });
+        Volatile.Write(ref _name, to);
+    }
+}
