@@ -17,6 +17,7 @@ RootCommand root = new("A digital-wallet ledger server: money moves between acco
     WalletCommands.History(),
     WalletCommands.Currency(),
     WalletCommands.InDoubt(),
+    ClusterCommands.Create(),
     JournalCommands.Replay(),
     JournalCommands.Verify(),
     JournalCommands.Export(),

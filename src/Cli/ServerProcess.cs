@@ -19,14 +19,13 @@ sealed class ServerProcess : IDisposable
 
     public static Task<ServerProcess> StartAsync(string data) => StartAsync(["serve", "--data", data, "--listen", "http://127.0.0.1:0"]);
 
+    /// <summary>How this program is started: by the runtime's own host, since what hosts this code may be another program, such as a test runner.</summary>
+    public static string[] Program { get; } = [Path.GetFileNameWithoutExtension(Environment.ProcessPath) == "dotnet" ? Environment.ProcessPath! : "dotnet", typeof(ServerProcess).Assembly.Location];
+
     /// <summary>Starts this program with other arguments and waits until it says that it is ready.</summary>
     public static async Task<ServerProcess> StartAsync(List<string> arguments)
     {
-        // By the runtime's own host: what hosts this code may be another program, such as a test runner.
-        bool isHost = Path.GetFileNameWithoutExtension(Environment.ProcessPath) == "dotnet";
-        string program = isHost ? Environment.ProcessPath! : "dotnet";
-        arguments = [typeof(ServerProcess).Assembly.Location, .. arguments];
-        Process process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false })!;
+        Process process = Process.Start(new ProcessStartInfo(Program[0], [.. Program[1..], .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false })!;
         Queue<string> log = new();
         process.ErrorDataReceived += (_, line) =>
         {

@@ -57,6 +57,12 @@ public sealed class ClusterStores : IAsyncDisposable
 
             database.Dispose();
         }
+
+        foreach (Partition partition in _partitions)
+        {
+            // Moved while nobody wrote: the seal would be found by the next command, which would have to be sent again.
+            if (Map.Settings.Partitions[partition.Number] is string store && store != Stores[partition.Number].Name) partition.Reopen($"the map has partition {partition.Number} in store {store}");
+        }
     }
 
     /// <summary>Tells every second what is durable, and what this process is.</summary>
@@ -87,6 +93,13 @@ public sealed class ClusterStores : IAsyncDisposable
     async Task TellAsync(Partition partition)
     {
         if (partition.FlushedFloor is not { Number: > 0 } floor || Stores[partition.Number].Name is not string store) return;
+        if (Stores[partition.Number].IsMapLate)
+        {
+            // Whoever moved it did not come so far.
+            await Map.ChangeAsync(settings => settings with { Partitions = [.. settings.Partitions.Select((at, number) => number == partition.Number ? store : at)] });
+            Stores[partition.Number].IsMapLate = false;
+        }
+
         await Map.RaiseFloorAsync(partition.Number, new FloorNode(floor.Number, floor.Sequence, floor.Hash.ToString(), partition.Epoch, store, partition.UndecidedCount));
     }
 
@@ -151,6 +164,9 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
     /// <summary>Where it was taken over last, or else where the map says; null where it says nothing.</summary>
     public string? Name => Volatile.Read(ref _name) ?? stores.Map.Settings.Partitions[partition];
 
+    /// <summary>A seal led it elsewhere than the map says.</summary>
+    internal bool IsMapLate { get; set; }
+
     public IDisk Files => Current().Files;
 
     PostgreSqlStore Current() => At(Name ?? throw new IOException($"Partition {partition} is in no store. Add stores with `purse cluster stores add`."));
@@ -181,6 +197,7 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
                 }
 
                 Volatile.Write(ref _name, name);
+                IsMapLate = hops > 0;
                 stores.Map.RaiseFloor(partition, FloorOf(journal, name));
                 return journal;
             }

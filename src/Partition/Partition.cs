@@ -123,6 +123,9 @@ public sealed partial class Partition : IAsyncDisposable
     /// <summary>Readers of flushed events, and the positions they may read up to.</summary>
     public EventReaders? Readers => Volatile.Read(ref _serving)?.Readers;
 
+    /// <summary>Blocks in order, those after the one that has this event; null while there is no journal to read.</summary>
+    public JournalReader? ReadAfter(ulong sequence) => sequence == 0 ? _store.Read(checkMerkleRoots: false) : Volatile.Read(ref _serving)?.Journal.ReadAfter(sequence);
+
     /// <summary>Waits until the request is answered or its time is over; the request says what it got.</summary>
     public ValueTask<RequestStatus> SubmitAsync(Request request, TimeSpan timeout)
     {

@@ -94,7 +94,9 @@ public sealed class WalletServer : IAsyncDisposable
             // A store of a cluster that is down keeps no other partition from being served.
             PartitionOptions partitionOptions = options.Partition with { IsPatient = cluster is not null };
             if (cluster is null) partitions.AddRange(stores.Select(store => Partition.Start(store, count, partitionOptions, TimeProvider.System, options.Log)));
-            else partitions.AddRange(await Task.WhenAll(stores.Select(store => Task.Run(() => Partition.Start(store, count, partitionOptions, TimeProvider.System, options.Log)))));
+            else partitions.AddRange(await Task.WhenAll(stores.Select(store => Task.Factory.StartNew(
+                // Each waits for its database: on a thread of its own.
+                () => Partition.Start(store, count, partitionOptions, TimeProvider.System, options.Log), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default))));
             foreach (Partition partition in partitions) partition.Connect(partitions);
             Router router = new(partitions);
             bool areCurrenciesKnown = await CurrencyEndpoints.SpreadAsync(router, options.Log);

@@ -1,6 +1,4 @@
 using System.Diagnostics;
-using System.Net;
-using System.Net.Sockets;
 using System.Security.Cryptography;
 
 namespace Purse.Cluster.Local;
@@ -47,7 +45,7 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         if (!OperatingSystem.IsWindows()) File.SetUnixFileMode(passwordFile, UnixFileMode.UserRead | UnixFileMode.UserWrite);
         await GiveAwayAsync(folder);
         await RunAsync("initdb", folder, null, "-D", data, "-U", User, "--auth=scram-sha-256", $"--pwfile={passwordFile}", "--no-locale", "-E", "UTF8", "--no-sync");
-        int port = FreePort();
+        int port = LocalProcess.FreePort();
         await File.AppendAllLinesAsync(Path.Combine(data, "postgresql.conf"),
         [
             "listen_addresses = '127.0.0.1'", $"port = {port}", $"unix_socket_directories = ''", "max_prepared_transactions = 64", "max_wal_senders = 8", .. settings ?? [],
@@ -65,7 +63,7 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         string data = Path.Combine(folder, "data");
         await RunAsync(
             "pg_basebackup", folder, Password, "-d", $"host=127.0.0.1 port={Port} user={User} application_name={name}", "-D", data, "-X", "stream", "-R", "-C", "-S", name, "-c", "fast", "--no-sync");
-        int port = FreePort();
+        int port = LocalProcess.FreePort();
         await File.AppendAllLinesAsync(Path.Combine(data, "postgresql.conf"), [$"port = {port}"]);
         // The copy was told all settings, but not under which name it follows.
         await File.AppendAllLinesAsync(Path.Combine(data, "postgresql.auto.conf"), [$"primary_conninfo = 'host=127.0.0.1 port={Port} user={User} password={Password} application_name={name}'"]);
@@ -110,27 +108,15 @@ public sealed class LocalPostgreSql : IAsyncDisposable
 
     static async Task<LocalPostgreSql> TryStartAsync(string folder, int port, string password, long deadline)
     {
-        Process process = Start("postgres", folder, null, "-D", Path.Combine(folder, "data"));
+        Process process = LocalProcess.Start(folder, CommandOf("postgres", "-D", Path.Combine(folder, "data")));
         LocalPostgreSql server = new(folder, port, password, process);
-        Queue<string> log = new();
-        process.ErrorDataReceived += (_, line) =>
-        {
-            lock (log)
-            {
-                if (line.Data is not null) log.Enqueue(line.Data);
-                if (log.Count > 20) log.Dequeue();
-            }
-        };
-        process.BeginErrorReadLine();
         for (; ; await Task.Delay(20))
         {
             if (process.HasExited || Environment.TickCount64 > deadline)
             {
                 if (!process.HasExited) process.Kill();
                 await process.WaitForExitAsync();
-                string told;
-                lock (log) told = string.Join('\n', log);
-                throw new IOException($"The PostgreSQL server in {folder} does not take connections: {told}");
+                throw new IOException($"The PostgreSQL server in {folder} does not take connections: {LocalProcess.LogOf(folder)}");
             }
 
             if (await IsReadyAsync(server)) return server;
@@ -168,13 +154,6 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         await _process.WaitForExitAsync();
     }
 
-    public static int FreePort()
-    {
-        using TcpListener listener = new(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
-    }
-
     static bool IsRoot => Environment.UserName == "root";
 
     /// <summary>PostgreSQL refuses to run as root: its own user has to own the folder, and reach it.</summary>
@@ -190,23 +169,19 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         }
     }
 
-    static Process Start(string program, string folder, string? password, params string[] arguments)
+    /// <summary>As PostgreSQL's own user, where this is root: it refuses to run as that.</summary>
+    static IEnumerable<string> CommandOf(string program, params string[] arguments)
     {
         string path = Path.Combine(ProgramsFolder ?? throw new IOException("PostgreSQL is not installed: install Debian's package postgresql."), program);
-        ProcessStartInfo start = new(IsRoot ? "setpriv" : path) { WorkingDirectory = folder, UseShellExecute = false, RedirectStandardError = true, RedirectStandardOutput = true };
-        if (IsRoot)
-        {
-            foreach (string argument in (string[])["--reuid", "postgres", "--regid", "postgres", "--init-groups", path]) start.ArgumentList.Add(argument);
-        }
-
-        foreach (string argument in arguments) start.ArgumentList.Add(argument);
-        if (password is not null) start.Environment["PGPASSWORD"] = password;
-        return Process.Start(start)!;
+        return IsRoot ? ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups", path, .. arguments] : [path, .. arguments];
     }
 
     static async Task RunAsync(string program, string folder, string? password, params string[] arguments)
     {
-        using Process process = Start(program, folder, password, arguments);
+        string[] command = [.. CommandOf(program, arguments)];
+        ProcessStartInfo start = new(command[0], command[1..]) { WorkingDirectory = folder, UseShellExecute = false, RedirectStandardError = true, RedirectStandardOutput = true };
+        if (password is not null) start.Environment["PGPASSWORD"] = password;
+        using Process process = Process.Start(start)!;
         Task<string> errors = process.StandardError.ReadToEndAsync(), output = process.StandardOutput.ReadToEndAsync();
         await process.WaitForExitAsync();
         if (process.ExitCode != 0) throw new IOException($"{program} failed: {await errors}{await output}");

@@ -37,7 +37,7 @@ public sealed class LocalZooKeeper : IAsyncDisposable
     public static async Task<List<LocalZooKeeper>> MakeEnsembleAsync(string folder, int count, ZooKeeperCredentials? credentials = null)
     {
         if (!IsInstalled) throw new IOException("ZooKeeper is not installed: install Debian's package zookeeper.");
-        int[] ports = [.. Enumerable.Range(0, count * 3).Select(_ => LocalPostgreSql.FreePort())];
+        int[] ports = [.. Enumerable.Range(0, count * 3).Select(_ => LocalProcess.FreePort())];
         List<LocalZooKeeper> servers = [];
         for (int i = 0; i < count; i++)
         {
@@ -64,17 +64,11 @@ public sealed class LocalZooKeeper : IAsyncDisposable
         return servers;
     }
 
-    Process Start()
-    {
-        // Its own output, on its own, would fill a pipe that nobody reads.
-        ProcessStartInfo start = new("/bin/sh") { WorkingDirectory = Folder, UseShellExecute = false };
-        foreach (string argument in (string[])
-        [
-            "-c",
-            $"exec java -Xmx256m{(_asksForPassword ? " -Djava.security.auth.login.config=jaas.conf" : "")} -Djava.net.preferIPv4Stack=true -cp /etc/zookeeper/conf:{Classes} -Dzookeeper.log.dir=. -Dzookeeper.root.logger=INFO,CONSOLE org.apache.zookeeper.server.quorum.QuorumPeerMain zoo.cfg >>log 2>&1",
-        ]) start.ArgumentList.Add(argument);
-        return Process.Start(start)!;
-    }
+    Process Start() => LocalProcess.Start(Folder,
+    [
+        "java", "-Xmx256m", .. _asksForPassword ? (string[])["-Djava.security.auth.login.config=jaas.conf"] : [], "-Djava.net.preferIPv4Stack=true", "-cp", $"/etc/zookeeper/conf:{Classes}",
+        "-Dzookeeper.log.dir=.", "-Dzookeeper.root.logger=INFO,CONSOLE", "org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg",
+    ]);
 
     /// <summary>Until it serves: it answers that it is well before that.</summary>
     public async Task WaitAsync()
@@ -118,15 +112,9 @@ public sealed class LocalZooKeeper : IAsyncDisposable
     }
 
     /// <summary>It hangs from here on, until it is told to go on: nothing is closed, nothing is answered.</summary>
-    public Task PauseAsync() => SignalAsync("-STOP");
+    public Task PauseAsync() => LocalProcess.SignalAsync(ProcessId, "STOP");
 
-    public Task ContinueAsync() => SignalAsync("-CONT");
-
-    async Task SignalAsync(string signal)
-    {
-        using Process kill = Process.Start("kill", [signal, $"{ProcessId}"]);
-        await kill.WaitForExitAsync();
-    }
+    public Task ContinueAsync() => LocalProcess.SignalAsync(ProcessId, "CONT");
 
     public async ValueTask DisposeAsync()
     {

@@ -1,0 +1,39 @@
+using System.Diagnostics;
+using System.Net;
+using System.Net.Sockets;
+
+namespace Purse.Cluster.Local;
+
+/// <summary>Starts what goes on after this process: in a session of its own, with its output in a file.</summary>
+public static class LocalProcess
+{
+    /// <param name="folder">Where it runs, and where its <c>log</c> is.</param>
+    /// <param name="command">Its program and arguments.</param>
+    public static Process Start(string folder, params IEnumerable<string> command)
+    {
+        ProcessStartInfo start = new("/bin/sh") { WorkingDirectory = folder, UseShellExecute = false };
+        // A pipe would end with whoever reads it.
+        foreach (string argument in (string[])["-c", "exec setsid \"$@\" </dev/null >>log 2>&1", "sh", .. command]) start.ArgumentList.Add(argument);
+        return Process.Start(start)!;
+    }
+
+    /// <summary>The end of what it said, for a message.</summary>
+    public static string LogOf(string folder)
+    {
+        string path = Path.Combine(folder, "log");
+        return File.Exists(path) ? string.Join('\n', File.ReadLines(path).TakeLast(20)) : "";
+    }
+
+    public static async Task SignalAsync(int processId, string signal)
+    {
+        using Process kill = Process.Start("kill", [$"-{signal}", $"{processId}"]);
+        await kill.WaitForExitAsync();
+    }
+
+    public static int FreePort()
+    {
+        using TcpListener listener = new(IPAddress.Loopback, 0);
+        listener.Start();
+        return ((IPEndPoint)listener.LocalEndpoint).Port;
+    }
+}

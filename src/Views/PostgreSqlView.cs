@@ -1,0 +1,217 @@
+using System.Data.Common;
+using Npgsql;
+using Purse.Ledger;
+
+namespace Purse.Views;
+
+/// <summary>The view in a PostgreSQL database of its own, filled by COPY.</summary>
+public sealed class PostgreSqlView : SqlView
+{
+    readonly NpgsqlDataSource _source;
+    readonly PostgreSqlCopy _copy = new();
+    NpgsqlConnection? _connection;
+
+    /// <param name="connectionString">Of a user who owns the database, and has no rights in any that keeps a journal.</param>
+    public PostgreSqlView(string connectionString, string id, int partitionsCount)
+        : base(id, partitionsCount)
+    {
+        NpgsqlConnectionStringBuilder connection = new(connectionString) { ApplicationName = "purse view", MaxAutoPrepare = 20, AutoPrepareMinUsages = 2 };
+        Name = $"postgres {connection.Host}:{connection.Port}/{connection.Database}";
+        NpgsqlDataSourceBuilder builder = new(connection.ConnectionString);
+        _source = connection.Host!.Contains(',', StringComparison.Ordinal) ? builder.BuildMultiHost().WithTargetSession(TargetSessionAttributes.Primary) : builder.Build();
+    }
+
+    public override string Name { get; }
+
+    public override ulong[] Open()
+    {
+        _connection?.Dispose();
+        _connection = _source.OpenConnection();
+        // What a failing server takes back is read from the journals again, since the checkpoint is in the same transaction.
+        Execute("set synchronous_commit = off");
+        if (Scalar("select to_regclass('about')") is null or DBNull || Scalar($"select version from about where id = '{Id}'") is not int version || version != Version) Clear();
+        Execute("create temporary table new_balances (like balances) on commit delete rows");
+        return Positions();
+    }
+
+    public override ulong[] Positions()
+    {
+        ulong[] positions = new ulong[PartitionsCount];
+        using NpgsqlCommand command = new("select partition, position from checkpoints", _connection);
+        using NpgsqlDataReader row = command.ExecuteReader();
+        while (row.Read())
+        {
+            if (row.GetInt32(0) < positions.Length) positions[row.GetInt32(0)] = (ulong)row.GetInt64(1);
+        }
+
+        return positions;
+    }
+
+    void Execute(string sql)
+    {
+        using NpgsqlCommand command = new(sql, _connection);
+        command.ExecuteNonQuery();
+    }
+
+    object? Scalar(string sql)
+    {
+        using NpgsqlCommand command = new(sql, _connection);
+        return command.ExecuteScalar();
+    }
+
+    public override void Clear()
+    {
+        using NpgsqlConnection own = _source.OpenConnection();
+        using NpgsqlTransaction transaction = own.BeginTransaction();
+        string sql = $"""
+            drop table if exists {string.Join(", ", TableNames)};
+            {TablesWith("text collate \"C\"", "timestamptz", "numeric", "uuid")}
+            insert into about values ('{Id}', {Version});
+            insert into checkpoints select partition, 0 from generate_series(0, {PartitionsCount - 1}) as partition;
+            """;
+        using (NpgsqlCommand command = new(sql, own)) command.ExecuteNonQuery();
+        transaction.Commit();
+    }
+
+    public override bool Write(ViewBatch batch)
+    {
+        NpgsqlConnection connection = _connection!;
+        using NpgsqlTransaction transaction = connection.BeginTransaction();
+        using (NpgsqlCommand checkpoint = new("update checkpoints set position = $1 where partition = $2 and position = $3", connection))
+        {
+            checkpoint.Parameters.Add(new NpgsqlParameter<long> { TypedValue = (long)batch.Last });
+            checkpoint.Parameters.Add(new NpgsqlParameter<int> { TypedValue = batch.Partition });
+            checkpoint.Parameters.Add(new NpgsqlParameter<long> { TypedValue = (long)batch.After });
+            if (checkpoint.ExecuteNonQuery() == 0) return false;
+        }
+
+        State state = batch.State;
+        WriteEntries(connection, batch, state);
+        WriteTransfers(connection, batch, state);
+        WriteBalances(connection, batch, state);
+        WriteRest(connection, batch, state);
+        transaction.Commit();
+        return true;
+    }
+
+    void WriteEntries(NpgsqlConnection connection, ViewBatch batch, State state)
+    {
+        if (batch.Entries.Count == 0) return;
+        _copy.Begin();
+        foreach (ref readonly EntryRow row in System.Runtime.InteropServices.CollectionsMarshal.AsSpan(batch.Entries))
+        {
+            int decimals = state.Decimals(row.Currency);
+            _copy.Row(11);
+            _copy.Int(batch.Partition);
+            _copy.Long((long)row.Position);
+            _copy.Time(row.TimeMicros);
+            _copy.Ascii(NameOf(row.Kind));
+            _copy.Utf8(state.Names.Utf8(row.Account));
+            _copy.Ascii(state.CurrencyCode(row.Currency));
+            _copy.Numeric(row.Amount, decimals);
+            _copy.Numeric(row.Posted, decimals);
+            _copy.Numeric(row.Held, decimals);
+            if (row.Counterparty == 0) _copy.Null();
+            else _copy.Utf8(state.Names.Utf8(row.Counterparty));
+            _copy.Uuid(row.TransactionId);
+        }
+
+        _copy.Send(connection, "entries");
+    }
+
+    void WriteTransfers(NpgsqlConnection connection, ViewBatch batch, State state)
+    {
+        if (batch.Transfers.Count == 0) return;
+        _copy.Begin();
+        foreach (ref readonly TransferRow row in System.Runtime.InteropServices.CollectionsMarshal.AsSpan(batch.Transfers))
+        {
+            _copy.Row(17);
+            _copy.Int(batch.Partition);
+            _copy.Long((long)row.Position);
+            _copy.Int(row.Posting);
+            _copy.Uuid(row.TransactionId, isNullable: false);
+            _copy.Int(row.Origin.Partition);
+            _copy.Long((long)row.Origin.Position);
+            _copy.Uuid(row.OriginalId);
+            _copy.Time(row.TimeMicros);
+            _copy.Utf8(state.Names.Utf8(row.From));
+            _copy.Utf8(state.Names.Utf8(row.To));
+            _copy.Ascii(state.CurrencyCode(row.Currency));
+            _copy.Numeric(row.Amount, state.Decimals(row.Currency));
+            _copy.Ascii(NameOf(row.Status));
+            if (row.Status == TransferStatus.Rejected) _copy.Ascii(NameOf(row.Refusal));
+            else _copy.Null();
+            _copy.Text(row.Description);
+            _copy.Text(row.Metadata);
+            _copy.Text(MembersOf(row.Metadata) is string members ? System.Text.Encoding.UTF8.GetBytes(members) : null);
+        }
+
+        _copy.Send(connection, "transfers");
+    }
+
+    void WriteBalances(NpgsqlConnection connection, ViewBatch batch, State state)
+    {
+        if (batch.Balances.Count == 0) return;
+        _copy.Begin();
+        foreach (((uint account, uint currency), BalanceRow row) in batch.Balances)
+        {
+            int decimals = state.Decimals(currency);
+            _copy.Row(6);
+            _copy.Utf8(state.Names.Utf8(account));
+            _copy.Ascii(state.CurrencyCode(currency));
+            _copy.Int(batch.Partition);
+            _copy.Numeric(row.Posted, decimals);
+            _copy.Numeric(row.Held, decimals);
+            _copy.Long((long)row.Position);
+        }
+
+        _copy.Send(connection, "new_balances");
+        Execute("insert into balances select * from new_balances on conflict (account, currency, partition) do update set posted = excluded.posted, held = excluded.held, position = excluded.position");
+    }
+
+    /// <summary>What happens less often than transfers do.</summary>
+    static void WriteRest(NpgsqlConnection connection, ViewBatch batch, State state)
+    {
+        using NpgsqlBatch rest = new(connection);
+        foreach (AccountRow row in batch.Accounts)
+        {
+            string name = state.Names[row.Account].ToString();
+            object metadata = row.Metadata is null ? DBNull.Value : System.Text.Encoding.UTF8.GetString(row.Metadata);
+            rest.BatchCommands.Add(row.Kind switch
+            {
+                EventKind.AccountOpened => Command("insert into accounts values ($1, 'open', $2, $3, $4, $5)", name, metadata, DateTime.UnixEpoch.AddMicroseconds(row.TimeMicros), batch.Partition, (long)row.Position),
+                EventKind.MetadataChanged => Command("update accounts set metadata = $1, position = $2 where account = $3", metadata, (long)row.Position, name),
+                _ => Command("update accounts set status = $1, position = $2 where account = $3", row.Kind == EventKind.Closed ? "closed" : row.IsFrozen ? "frozen" : "open", (long)row.Position, name),
+            });
+        }
+
+        foreach ((Origin of, TransferStatus status) in batch.Endings)
+            rest.BatchCommands.Add(Command("insert into endings values ($1, $2, $3) on conflict (origin_partition, origin_position) do update set status = excluded.status", of.Partition, (long)of.Position, NameOf(status)));
+        if (rest.BatchCommands.Count > 0) rest.ExecuteNonQuery();
+
+        static NpgsqlBatchCommand Command(string sql, params ReadOnlySpan<object> values)
+        {
+            NpgsqlBatchCommand command = new(sql);
+            foreach (object value in values) command.Parameters.Add(value is DBNull ? new NpgsqlParameter { Value = value, NpgsqlDbType = NpgsqlTypes.NpgsqlDbType.Text } : new NpgsqlParameter { Value = value });
+            return command;
+        }
+    }
+
+    protected override object TimeOf(long micros) => DateTime.UnixEpoch.AddMicroseconds(micros);
+
+    protected override long MicrosOf(object time) => ((DateTime)time - DateTime.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
+
+    protected override string AmountText(string column) => $"{column}::text";
+
+    protected override string Compare(string column, string comparison, string parameter) => $"{column} {comparison} {parameter}::numeric";
+
+    protected override string Contains(string column, string parameter) => $"position({parameter} in {column}) > 0";
+
+    protected override async Task<DbConnection> OpenToReadAsync(CancellationToken cancellation) => await _source.OpenConnectionAsync(cancellation);
+
+    public override void Dispose()
+    {
+        _connection?.Dispose();
+        _source.Dispose();
+    }
+}

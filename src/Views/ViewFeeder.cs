@@ -1,0 +1,206 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using Purse.Journal;
+using Purse.Partitions;
+
+namespace Purse.Views;
+
+/// <summary>A read model somewhere else: it can be dropped, and is filled again from the first event on.</summary>
+public interface IView : IDisposable
+{
+    /// <summary>Such as <c>redis 127.0.0.1:6379</c>, for operators.</summary>
+    string Name { get; }
+
+    /// <summary>Connects, makes what is missing, and says up to where each partition is in it: 0 for what it does not have.</summary>
+    ulong[] Open();
+
+    /// <summary>Up to where each partition is in it now, whoever has changed that.</summary>
+    ulong[] Positions();
+
+    /// <summary>Takes the batch and moves the partition's checkpoint with it, or neither.</summary>
+    /// <returns>False where the checkpoint is not where the batch begins: somebody else feeds the view, or wiped it.</returns>
+    bool Write(ViewBatch batch);
+
+    /// <summary>Forgets all of it.</summary>
+    void Clear();
+}
+
+/// <summary>
+/// Feeds one view from the journals, in order, on a thread that yields to all others: where there is more to write than to look at, the view is behind, and
+/// catches up later. What fails is tried again from where the view says that it is.
+/// </summary>
+public sealed partial class ViewFeeder : IAsyncDisposable
+{
+    const int EventsPerBatch = 32_768;
+    static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500);
+
+    readonly IReadOnlyList<Partition> _partitions;
+    readonly Action<string> _log;
+    readonly ulong[] _positions;
+    readonly long[] _currentTicks;
+    readonly JournalReader?[] _readers;
+    readonly ViewBatch _batch = new();
+    readonly Thread _thread;
+    readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    volatile bool _stopping;
+    volatile string? _fault;
+
+    public ViewFeeder(IView view, IReadOnlyList<Partition> partitions, Action<string> log)
+    {
+        View = view;
+        _partitions = partitions;
+        _log = log;
+        _positions = new ulong[partitions.Count];
+        _currentTicks = new long[partitions.Count];
+        Array.Fill(_currentTicks, Stopwatch.GetTimestamp());
+        _readers = new JournalReader?[partitions.Count];
+        _thread = new Thread(Run) { Name = $"view {view.Name}", IsBackground = true };
+        _thread.Start();
+    }
+
+    public IView View { get; }
+
+    /// <summary>Why it is not fed now; null while it is.</summary>
+    public string? Fault => _fault;
+
+    /// <summary>The last event of the partition that the view shows.</summary>
+    public ulong Position(int partition) => Volatile.Read(ref _positions[partition]);
+
+    /// <summary>For how long there has been something that the view does not show; of the partition that is furthest behind.</summary>
+    public TimeSpan Lag => _partitions.Select(partition => LagOf(partition.Number)).DefaultIfEmpty().Max();
+
+    public TimeSpan LagOf(int partition) =>
+        _fault is null && Position(partition) >= _partitions[partition].FlushedSequence ? TimeSpan.Zero : Stopwatch.GetElapsedTime(Volatile.Read(ref _currentTicks[partition]));
+
+    void Run()
+    {
+        BeNice();
+        while (!_stopping)
+        {
+            try
+            {
+                ulong[] positions = View.Open();
+                for (int i = 0; i < positions.Length; i++) Volatile.Write(ref _positions[i], positions[i]);
+                CloseReaders();
+                if (_fault is not null) _log($"View {View.Name} is fed again.");
+                _fault = null;
+                Feed();
+            }
+            catch (Exception e)
+            {
+                // Whatever it was: nobody waits for a view, and its journals are not harmed.
+                if (_fault != e.Message) _log($"View {View.Name} is not fed: {e.Message}");
+                _fault = e.Message;
+                for (long until = Environment.TickCount64 + (long)AfterFailure.TotalMilliseconds; Environment.TickCount64 < until && !_stopping;) Thread.Sleep(Idle);
+            }
+        }
+
+        CloseReaders();
+        View.Dispose();
+        _ended.SetResult();
+    }
+
+    /// <summary>Returns where the view has to be asked again where it is.</summary>
+    void Feed()
+    {
+        long nextLook = 0;
+        while (!_stopping)
+        {
+            bool any = false;
+            foreach (Partition partition in _partitions)
+            {
+                if (_stopping) return;
+                (int number, ulong flushed) = (partition.Number, partition.FlushedSequence);
+                if (partition.Readers is not { } readers) continue;
+                if (flushed <= _positions[number])
+                {
+                    // More than there is: another journal, or one that lost its end.
+                    if (flushed < _positions[number] && partition.Fault is null && partition.FlushedSequence < _positions[number])
+                    {
+                        _log($"View {View.Name} has event {number}:{_positions[number]}, and the journal ends at {flushed}: the view is made again.");
+                        View.Clear();
+                        return;
+                    }
+
+                    Volatile.Write(ref _currentTicks[number], Stopwatch.GetTimestamp());
+                    continue;
+                }
+
+                any = true;
+                if (!FeedOne(partition, readers, flushed)) return;
+            }
+
+            if (any) continue;
+            // Wiped, dropped or told to be rebuilt, while nothing happens that would show it.
+            if (Environment.TickCount64 > nextLook)
+            {
+                if (!View.Positions().AsSpan().SequenceEqual(_positions)) return;
+                nextLook = Environment.TickCount64 + LookIntervalMilliseconds;
+            }
+
+            Thread.Sleep(Idle);
+        }
+    }
+
+    const int LookIntervalMilliseconds = 1000;
+
+    bool FeedOne(Partition partition, EventReaders readers, ulong flushed)
+    {
+        int number = partition.Number;
+        long read = Stopwatch.GetTimestamp();
+        _batch.Begin(readers, _positions[number]);
+        try
+        {
+            JournalReader reader = _readers[number] ??= partition.ReadAfter(_positions[number]) ?? throw new IOException($"partition {number} does not serve");
+            // Flushed is the end of a block: nothing that is not durable is shown.
+            while (reader.LastSequence < flushed && _batch.EventsCount < EventsPerBatch && reader.TryReadNext(out Block block)) _batch.Add(block);
+        }
+        catch
+        {
+            _readers[number]?.Dispose();
+            _readers[number] = null;
+            throw;
+        }
+
+        if (_batch.EventsCount == 0)
+        {
+            // Durable and not to be found: the journal is somewhere else now.
+            _readers[number]?.Dispose();
+            _readers[number] = null;
+            Thread.Sleep(Idle);
+            return true;
+        }
+
+        if (!View.Write(_batch)) return false;
+        Volatile.Write(ref _positions[number], _batch.Last);
+        if (_batch.Last >= flushed) Volatile.Write(ref _currentTicks[number], read);
+        return true;
+    }
+
+    void CloseReaders()
+    {
+        for (int i = 0; i < _readers.Length; i++)
+        {
+            _readers[i]?.Dispose();
+            _readers[i] = null;
+        }
+    }
+
+    /// <summary>Of this thread only: it takes what the writer leaves.</summary>
+    static void BeNice()
+    {
+        if (OperatingSystem.IsLinux()) _ = SetPriority(0, GetThreadId(), 19);
+    }
+
+    [LibraryImport("libc", EntryPoint = "setpriority")]
+    private static partial int SetPriority(int which, int who, int priority);
+
+    [LibraryImport("libc", EntryPoint = "gettid")]
+    private static partial int GetThreadId();
+
+    public async ValueTask DisposeAsync()
+    {
+        _stopping = true;
+        await _ended.Task;
+    }
+}
