@@ -10,7 +10,7 @@ public sealed class DataFolderException(string message) : IOException(message);
 
 /// <summary>
 /// The folder a server keeps everything in: <c>purse.json</c> (format and partition count), <c>lock</c> and <c>holder</c> (one process at a
-/// time, and who), <c>partitions/N/</c> with <c>journal/</c>, <c>snapshots/</c> and <c>epoch</c>.
+/// time, and who), <c>partitions/N/</c> with <c>journal/</c>, <c>snapshots/</c> and <c>epoch</c>, and <c>view.db</c>, which is made from them.
 /// </summary>
 public sealed partial class DataFolder : IDisposable
 {
@@ -31,6 +31,9 @@ public sealed partial class DataFolder : IDisposable
     public string Root { get; }
 
     public int PartitionsCount { get; }
+
+    /// <summary>What is searched: made from the journals, and made again where it is deleted.</summary>
+    public string ViewPath => Path.Combine(Root, "view.db");
 
     public FileDisk Disk(int partition) => new(PartitionPath(Root, partition));
 

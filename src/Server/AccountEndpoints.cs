@@ -10,7 +10,7 @@ using Purse.Partitions;
 namespace Purse.Server;
 
 /// <summary>Opening, changing and reading accounts.</summary>
-sealed class AccountEndpoints(Router router, TimeProvider clock)
+sealed class AccountEndpoints(Router router, ViewReads views, TimeProvider clock)
 {
     const int HistoryLimitDefault = 50;
     const int HistoryLimitMax = 1000;
@@ -168,7 +168,8 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
     async Task GetAsync(HttpContext http)
     {
         Query.AllowParameters(http, "min_position", "source");
-        await AnswerAccountAsync(http, Query.AccountOfPath(http), 200);
+        if (IsOfView(http)) await views.AnswerAccountAsync(http, Query.AccountOfPath(http));
+        else await AnswerAccountAsync(http, Query.AccountOfPath(http), 200);
     }
 
     async Task AnswerAccountAsync(HttpContext http, AccountName name, int status)
@@ -231,7 +232,14 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
         json.WriteEndObject();
     }
 
-    static void WriteFigures(Utf8JsonWriter json, Int128 posted, Int128 held, int decimals)
+    static bool IsOfView(HttpContext http) => Query.Parameter(http, "source") switch
+    {
+        null or "partition" => false,
+        "view" => true,
+        { } other => throw new Problem("malformed_request", $"source is '{Query.Shorten(other)}'; it must be partition or view."),
+    };
+
+    public static void WriteFigures(Utf8JsonWriter json, Int128 posted, Int128 held, int decimals)
     {
         json.WriteString("posted", Amount.Format(posted, decimals));
         json.WriteString("held", Amount.Format(held, decimals));
@@ -246,6 +254,13 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
         string? asOfText = Query.Parameter(http, "as_of"), atText = Query.Parameter(http, "at");
         if (asOfText is not null && atText is not null) throw new Problem("malformed_request", "as_of and at cannot both be given.");
         long? asOf = asOfText is null ? null : Query.TimeMicros("as_of", asOfText);
+        if (IsOfView(http))
+        {
+            if (asOf is not null || atText is not null) throw new Problem("malformed_request", "A view shows balances as they are now; as_of and at are answered with source=partition.");
+            await views.AnswerBalanceAsync(http, name, currency, decimals);
+            return;
+        }
+
         if (asOf > NowMicros()) throw new Problem("time_in_future", $"as_of is {asOfText}; it is {Answer.Time(NowMicros())} now.");
 
         Int128 posted = 0, held = 0;
@@ -300,6 +315,7 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
     async Task HistoryAsync(HttpContext http)
     {
         Query.AllowParameters(http, "currency", "limit", "cursor", "order", "from", "to", "min_position", "source");
+        if (IsOfView(http)) throw new Problem("malformed_request", "History comes from the partition, which is exact; GET /v1/wallet/transfers searches the view.");
         AccountName name = Query.AccountOfPath(http);
         CurrencyCode currency = CurrencyParameter(http, out _);
         int limit = Limit(Query.Parameter(http, "limit"));
@@ -389,7 +405,7 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
         return page;
     }
 
-    static int Limit(string? text)
+    public static int Limit(string? text)
     {
         if (text is null) return HistoryLimitDefault;
         return int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int limit) && limit is >= 1 and <= HistoryLimitMax
@@ -400,6 +416,11 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
     CurrencyCode CurrencyParameter(HttpContext http, out int decimals)
     {
         string text = Query.Parameter(http, "currency") ?? throw new Problem("malformed_request", "The parameter currency is missing, such as ?currency=USD.");
+        return Currency(router, text, out decimals);
+    }
+
+    public static CurrencyCode Currency(Router router, string text, out int decimals)
+    {
         CurrencyCode code = Query.Currency(text);
         return Readers(router.All[0]).State.TryCurrency(code, out _, out decimals) ? code : throw Problem.From(Outcome.CurrencyUnknown, text);
     }
@@ -425,8 +446,6 @@ sealed class AccountEndpoints(Router router, TimeProvider clock)
     /// <param name="startedTicks">When the first of several parts was asked; 0 where there is one.</param>
     static async Task<(T Result, ulong Sequence)> ReadAsync<T>(HttpContext http, Partition partition, Func<State, T> read, long startedTicks, long asOfMicros = 0)
     {
-        if (Query.Parameter(http, "source") is string source and not "partition")
-            throw new Problem("malformed_request", $"source is '{Query.Shorten(source)}'; this server has only partition.");
         ulong min = Query.Parameter(http, "min_position") is string text ? Query.Position("min_position", text, partition.Number) ?? 0 : 0;
         TimeSpan timeout = Query.Timeout(http);
         long deadline = startedTicks + (long)timeout.TotalMilliseconds;

@@ -6,6 +6,7 @@ using OpenTelemetry.Metrics;
 using OpenTelemetry.Resources;
 using Purse.Cluster;
 using Purse.Partitions;
+using Purse.Views;
 
 namespace Purse.Server;
 
@@ -14,7 +15,7 @@ sealed class Metrics : IDisposable
 {
     readonly Meter _meter;
 
-    Metrics(Router router, string meterName)
+    Metrics(Router router, ViewHost views, string meterName)
     {
         _meter = new Meter(meterName);
         IReadOnlyList<Partition> partitions = router.All;
@@ -27,6 +28,10 @@ sealed class Metrics : IDisposable
         Gauge("purse.in_doubt.coordinated", null, "Commits across partitions that this one coordinates and has not ended.", partition => partition.UndecidedCount);
         Gauge("purse.in_doubt.prepared", null, "Commits that this partition has prepared for others, which have not told it their decision.", partition => partition.PreparedForOthersCount);
         Gauge("purse.in_doubt.oldest", "s", "How long the oldest commit that this partition coordinates has been under way.", partition => partition.OldestUndecidedAge.TotalSeconds);
+        _meter.CreateObservableGauge("purse.view.lag", () => views.Feeders.Select(feeder => new Measurement<double>(feeder.Lag.TotalSeconds, new KeyValuePair<string, object?>("view", feeder.View.Name))), "s",
+            "For how long there has been something that the view does not show.");
+        _meter.CreateObservableGauge("purse.view.position", () => views.Feeders.SelectMany(feeder => partitions.Select(partition =>
+            new Measurement<double>(feeder.Position(partition.Number), Of(partition), new KeyValuePair<string, object?>("view", feeder.View.Name)))), null, "The last event that the view shows.");
 
         void Count(string name, string description, Func<Partition, long> observe) =>
             _meter.CreateObservableCounter(name, () => partitions.Select(partition => new Measurement<long>(observe(partition), Of(partition))), null, description);
@@ -42,9 +47,9 @@ sealed class Metrics : IDisposable
         : [];
 
     /// <param name="meterName">Several servers in one process need one each.</param>
-    public static void Add(WebApplicationBuilder builder, Router router, string meterName)
+    public static void Add(WebApplicationBuilder builder, Router router, ViewHost views, string meterName)
     {
-        builder.Services.AddSingleton(_ => new Metrics(router, meterName));
+        builder.Services.AddSingleton(_ => new Metrics(router, views, meterName));
         builder.Services.AddOpenTelemetry()
             .ConfigureResource(resource => resource.AddService("purse", autoGenerateServiceInstanceId: false))
             .WithMetrics(metrics => metrics.AddMeter(meterName, Partition.MeterName, "Microsoft.AspNetCore.Hosting", "System.Runtime")

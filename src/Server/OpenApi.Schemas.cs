@@ -42,6 +42,12 @@ public static partial class OpenApi
     const string AccountExample =
         """{"account": "alice", "status": "open", "limits": {"USD": {"min_balance": "-100.00", "max_balance": "1000.00"}}, "metadata": {"tier": "gold"}, "balances": {"USD": {"posted": "87.66", "held": "0.00", "available": "87.66"}}, "position": "0:1234"}""";
 
+    const string FoundAccountsExample =
+        """{"accounts": [{"account": "alice", "status": "open", "limits": {}, "metadata": {"tier": "gold"}, "balances": {"USD": {"posted": "87.66", "held": "0.00", "available": "87.66"}}}], "next_cursor": null, "source": "view", "lag_ms": 0}""";
+
+    const string FoundTransfersExample =
+        """{"transfers": [{"transaction_id": "0198c0de-0000-7000-8000-000000000001", "status": "completed", "from_account": "alice", "to_account": "bob", "amount": "12.34", "currency": "USD", "completed_at": "2026-11-23T04:00:00.123456Z", "position": "0:1234", "posting": 0, "metadata": {"order": "A-17"}}], "next_cursor": null, "source": "view", "lag_ms": 0}""";
+
     const string InDoubtExample =
         """{"prepared_at": "0:12", "transaction_id": "0198c0de-0000-7000-8000-000000000001", "role": "coordinator", "coordinator": "0:12", "state": "prepared", "since": "2026-11-23T04:00:00.123456Z", "age_ms": 5120, "waits_for": [5], "from_account": "alice", "to_account": "bob", "amount": "12.34", "currency": "USD", "postings_count": 1}""";
 
@@ -147,19 +153,28 @@ public static partial class OpenApi
         schemas["Aborted"] = Object([("prepared_at", Position()), ("state", Enum("aborted"))]);
         schemas["Figures"] = Object([("posted", Money("All that came less all that went.")), ("held", Money("Set aside by holds.")), ("available", Money("posted less held."))]);
         schemas["Limits"] = Object([], [("min_balance", Money()), ("max_balance", Money())]);
+        (string, JsonNode)[] age() => [("source", Enum("view")), ("lag_ms", Integer("Milliseconds for which there has been something that the view does not show; 0 where it shows all."))];
+        (string, JsonNode)[] accountOfView() => [("account", Account()), ("status", Enum("open", "frozen", "closed")), ("limits", Map("Limits")), ("balances", Map("Figures"))];
+        JsonNode nextCursor() => new JsonObject { ["type"] = new JsonArray("string", "null"), ["description"] = "For the next page; null after the last." };
+        schemas["FoundAccount"] = Object(accountOfView(), [("metadata", Anything())]);
+        schemas["FoundAccounts"] = Object([("accounts", Array("FoundAccount")), ("next_cursor", nextCursor()), .. age()]);
+        schemas["FoundTransfer"] = Object(
+            [.. done("completed", "pending", "captured", "voided", "expired", "rejected", "reversed"), .. partiesAgain(), ("posting", Integer("Its number within its transaction, from 0."))],
+            [("original_id", originalId()), ("code", Code()), ("description", Text("As it was given.")), ("metadata", Anything())]);
+        schemas["FoundTransfers"] = Object([("transfers", Array("FoundTransfer")), ("next_cursor", nextCursor()), .. age()]);
         schemas["Account"] = Object(
             [
                 ("account", Account()), ("status", Enum("open", "frozen", "closed")), ("limits", Map("Limits")), ("balances", Map("Figures")),
                 ("position", Position("All of it is as of this event.")),
             ],
             [
-                ("metadata", Anything()),
+                ("metadata", Anything()), .. age(),
                 ("frozen", Object([("direction", Enum("debit", "credit", "both")), ("by", Text("Who.")), ("since", Time())], [("reason", Text("Why."))])),
             ]);
         schemas["Balance"] = Object(
             [("account", Account()), ("currency", Currency()), ("posted", Money()), ("held", Money()), ("available", Money()), ("position", Position("With as_of, the last event when it was asked; else as of this event."))],
-            [("as_of", Time("As it was asked for.")), ("event", Ref("schemas", "Event"))]);
-        schemas["History"] = Object([("events", Array("Event")), ("next_cursor", new JsonObject { ["type"] = new JsonArray("string", "null"), ["description"] = "For the next page; null after the last." })]);
+            [("as_of", Time("As it was asked for.")), ("event", Ref("schemas", "Event")), .. age()]);
+        schemas["History"] = Object([("events", Array("Event")), ("next_cursor", nextCursor())]);
         schemas["Currency"] = Object([("currency", Currency()), ("decimals", Integer("Of its minor unit."))]);
         schemas["Currencies"] = Object([("currencies", Array("Currency"))]);
         schemas["Status"] = Object([("status", Enum("alive", "ready"))]);
@@ -174,6 +189,7 @@ public static partial class OpenApi
                 ("metadata", Anything()), ("limits", Map("Limits")),
                 ("prepared_at", Position("Of a step between partitions: where it was prepared here.")), ("coordinator", Position("Of a step for another partition: where it was prepared there.")),
                 ("decision", Position("Of what is finished: where it was decided.")), ("parts", Position("Of what is finished: its last event in each partition.")),
+                ("store", Text("Of a journal that moved: where it goes on.")),
             ]);
         schemas["Problem"] = Object(
             [
@@ -215,12 +231,20 @@ public static partial class OpenApi
             ["as_of"] = Parameter("as_of", "query", "The balance at this time, inclusive.", Time()),
             ["at"] = Parameter("at", "query", "The balance after this event.", Position()),
             ["min_position"] = Parameter("min_position", "query", "Wait until the answer shows this event.", Position()),
-            ["source"] = Parameter("source", "query", "Where the answer comes from.", Enum("partition")),
-            ["limit"] = Parameter("limit", "query", "How many events.", new JsonObject { ["type"] = "integer", ["minimum"] = 1, ["maximum"] = 1000, ["default"] = 50 }),
+            ["source"] = Parameter("source", "query", "Where the answer comes from: exact from the partition, or from a view, which says how old it is.", Enum("partition", "view")),
+            ["sourceOfHistory"] = Parameter("source", "query", "Where the answer comes from.", Enum("partition")),
+            ["prefix"] = Parameter("prefix", "query", "What the names begin with.", Text("The beginning of a name.")),
+            ["account"] = Parameter("account", "query", "On either side.", Account()),
+            ["currencyOfSearch"] = Parameter("currency", "query", "Such as USD.", Currency()),
+            ["min_amount"] = Parameter("min_amount", "query", "Needs a currency beside it.", Money()),
+            ["max_amount"] = Parameter("max_amount", "query", "Needs a currency beside it.", Money()),
+            ["status"] = Parameter("status", "query", "What became of it.", Enum("completed", "pending", "captured", "voided", "expired", "rejected", "reversed")),
+            ["metadata"] = Parameter("metadata", "query", "A JSON object, all of whose members the transfer's metadata has, with the same values.", Text("Such as {\"order\":\"A-17\"}.")),
+            ["limit"] = Parameter("limit", "query", "How many at most.", new JsonObject { ["type"] = "integer", ["minimum"] = 1, ["maximum"] = 1000, ["default"] = 50 }),
             ["cursor"] = Parameter("cursor", "query", "Where the page before ended.", Text("Opaque.")),
             ["order"] = Parameter("order", "query", "Newest first by default.", Enum("asc", "desc")),
-            ["from"] = Parameter("from", "query", "Events at or after this time.", Time()),
-            ["to"] = Parameter("to", "query", "Events at or before this time.", Time()),
+            ["from"] = Parameter("from", "query", "At or after this time.", Time()),
+            ["to"] = Parameter("to", "query", "At or before this time.", Time()),
             ["after"] = Parameter("after", "query", "The last event that was seen; 0:0 is the beginning.", Position()),
             ["partition"] = Parameter("partition", "query", "Events of this partition only.", new JsonObject { ["type"] = "integer", ["minimum"] = 0 }),
             ["live"] = Parameter("live", "query", "false ends the answer after the last event.", new JsonObject { ["type"] = "boolean", ["default"] = true }),

@@ -60,6 +60,7 @@ public static partial class OpenApi
     static readonly string[] CodesOfBodies = ["request_too_large", "unsupported_media_type", "storage_full"];
 
     static readonly string[] CodesOfAmounts = ["amount_malformed", "amount_not_positive", "amount_too_precise", "amount_too_large"];
+    static readonly string[] CodesOfAmountRanges = ["amount_malformed", "amount_too_precise", "amount_too_large"];
     static readonly string[] CodesOfPayees = ["exceeds_max_balance", "to_account_frozen", "to_account_closed", "balance_overflow"];
     static readonly string[] CodesOfPayers = ["insufficient_funds", "below_min_balance", "from_account_frozen", "from_account_closed"];
     static readonly string[] CodesOfOriginals = ["account_malformed", "transaction_id_malformed", "transfer_not_found", "transfer_ambiguous"];
@@ -126,9 +127,20 @@ public static partial class OpenApi
             Done = [(201, "Opened."), (200, "The same opening was done before.")], Answer = ["Account"], AnswerExample = AccountExample,
             Codes = ["account_malformed", "account_exists", .. CodesOfLimits],
         },
+        new("get", "/v1/wallet/accounts", "searchAccounts", "Accounts", "Accounts by the beginning of their names")
+        {
+            Description = "From the view, in the order of their names.",
+            Query = ["prefix", "limit", "cursor", "min_position"], Answer = ["FoundAccounts"], AnswerExample = FoundAccountsExample, Codes = ["account_malformed", "view_unavailable"],
+        },
+        new("get", "/v1/wallet/transfers", "searchTransfers", "Moving money", "Transfers, holds and refusals that match, newest first")
+        {
+            Description = "From the view. Of a transaction, each posting is one.",
+            Query = ["account", "currencyOfSearch", "from", "to", "min_amount", "max_amount", "status", "metadata", "limit", "cursor", "min_position"], Answer = ["FoundTransfers"], AnswerExample = FoundTransfersExample,
+            Codes = ["account_malformed", "currency_unknown", .. CodesOfAmountRanges, "view_unavailable"],
+        },
         new("get", "/v1/wallet/accounts/{account}", "getAccount", "Accounts", "An account with all its balances, at one position")
         {
-            Query = ["min_position", "source"], Answer = ["Account"], AnswerExample = AccountExample, Codes = CodesOfAccounts,
+            Query = ["min_position", "source"], Answer = ["Account"], AnswerExample = AccountExample, Codes = [.. CodesOfAccounts, "view_unavailable"],
         },
         new("put", "/v1/wallet/accounts/{account}/limits", "setAccountLimits", "Accounts", "Replace an account's limits")
         {
@@ -156,11 +168,11 @@ public static partial class OpenApi
         },
         new("get", "/v1/wallet/accounts/{account}/balance", "getBalance", "Accounts", "A balance, now or in the past")
         {
-            Query = ["currency", "as_of", "at", "min_position", "source"], Answer = ["Balance"], AnswerExample = BalanceExample, Codes = [.. CodesOfAccounts, "currency_unknown", "time_in_future"],
+            Query = ["currency", "as_of", "at", "min_position", "source"], Answer = ["Balance"], AnswerExample = BalanceExample, Codes = [.. CodesOfAccounts, "currency_unknown", "time_in_future", "view_unavailable"],
         },
         new("get", "/v1/wallet/accounts/{account}/history", "getHistory", "Accounts", "The events that touched a balance, by cursor")
         {
-            Query = ["currency", "limit", "cursor", "order", "from", "to", "min_position", "source"], Answer = ["History"],
+            Query = ["currency", "limit", "cursor", "order", "from", "to", "min_position", "sourceOfHistory"], Answer = ["History"],
             AnswerExample = $$"""{"events": [{{EventExample}}], "next_cursor": null}""", Codes = [.. CodesOfAccounts, "currency_unknown"],
         },
         new("post", "/v1/wallet/currencies", "registerCurrency", "Accounts", "Register a currency beside those of ISO 4217")
@@ -271,7 +283,7 @@ public static partial class OpenApi
         if (operation.Path.Contains("{id}", StringComparison.Ordinal)) parameters.Add(Ref("parameters", "id"));
         if (operation.Path.Contains("{position}", StringComparison.Ordinal)) parameters.Add(Ref("parameters", "positionOfPath"));
         if (operation.Path.Contains("{account}", StringComparison.Ordinal)) parameters.Add(Ref("parameters", "accountOfPath"));
-        parameters.AddRange(operation.Query.Select(name => Ref("parameters", operation.Id == "getBalance" || operation.Id == "getHistory" || name != "account" ? name : "home")));
+        parameters.AddRange(operation.Query.Select(name => Ref("parameters", operation.Id == "searchTransfers" || name != "account" ? name : "home")));
         parameters.Add(Ref("parameters", "timeout"));
         parameters.Add(Ref("parameters", "requestId"));
         json["parameters"] = new JsonArray([.. parameters]);

@@ -61,6 +61,7 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         ["internal_error"] = (500, "The server failed"),
         ["overloaded"] = (503, "Too much is waiting already"),
         ["partition_unavailable"] = (503, "The partition is not available"),
+        ["view_unavailable"] = (503, "The view is not available"),
         ["storage_full"] = (503, "The storage is full"),
         ["shutting_down"] = (503, "The server is shutting down"),
         ["deadline_exceeded"] = (504, "The deadline passed"),

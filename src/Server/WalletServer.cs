@@ -13,6 +13,7 @@ using Microsoft.Extensions.Logging;
 using Purse.Cluster;
 using Purse.Journal;
 using Purse.Partitions;
+using Purse.Views;
 using BadHttpRequestException = Microsoft.AspNetCore.Http.BadHttpRequestException;
 
 namespace Purse.Server;
@@ -37,6 +38,9 @@ public sealed record WalletServerOptions
 
     public Action<string> Log { get; init; } = static _ => { };
 
+    /// <summary>For tests, and for who measures without them.</summary>
+    internal bool HasViews { get; init; } = true;
+
     /// <summary>For tests: a disk that fails on command, in place of a partition's own.</summary>
     internal Func<int, IDisk>? Disk { get; init; }
 
@@ -53,11 +57,13 @@ public sealed class WalletServer : IAsyncDisposable
     readonly WebApplication _app;
     readonly DataFolder? _folder;
     readonly ClusterStores? _cluster;
+    readonly ViewHost _views;
     bool _disposed;
 
-    WalletServer(WebApplication app, DataFolder? folder, ClusterStores? cluster, IReadOnlyList<Partition> partitions)
+    WalletServer(WebApplication app, DataFolder? folder, ClusterStores? cluster, ViewHost views, IReadOnlyList<Partition> partitions)
     {
         _app = app;
+        _views = views;
         _folder = folder;
         _cluster = cluster;
         Partitions = partitions;
@@ -86,6 +92,7 @@ public sealed class WalletServer : IAsyncDisposable
         }
 
         List<Partition> partitions = [];
+        ViewHost? views = null;
         try
         {
             IEnumerable<IJournalStore> stores = cluster?.Stores ??
@@ -100,15 +107,19 @@ public sealed class WalletServer : IAsyncDisposable
             foreach (Partition partition in partitions) partition.Connect(partitions);
             Router router = new(partitions);
             bool areCurrenciesKnown = await CurrencyEndpoints.SpreadAsync(router, options.Log);
-            WalletServer server = new(Build(listen, router, options.MeterName, options.Log), folder, cluster, partitions);
+            views = new ViewHost(partitions, options.Log);
+            if (options.HasViews) await ServeViewsAsync(views, folder, cluster, options.Log);
+            WalletServer server = new(Build(listen, router, views, options.MeterName, options.Log), folder, cluster, views, partitions);
             await server._app.StartAsync();
             server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
             if (cluster is not null && !areCurrenciesKnown) server._spreading = server.SpreadLaterAsync(router, options.Log);
-            cluster?.Tell(partitions, () => new WalletNode(server.Address.GetLeftPart(UriPartial.Authority), Environment.ProcessId, []));
+            cluster?.Tell(partitions, () => new WalletNode(
+                server.Address.GetLeftPart(UriPartial.Authority), Environment.ProcessId, new SortedDictionary<string, double>(views.Feeders.ToDictionary(feeder => feeder.View.Name, feeder => feeder.Lag.TotalSeconds))));
             return server;
         }
         catch (Exception e)
         {
+            if (views is not null) await views.DisposeAsync();
             foreach (Partition partition in partitions) await partition.DisposeAsync();
             folder?.Dispose();
             if (cluster is not null) await cluster.DisposeAsync();
@@ -122,6 +133,31 @@ public sealed class WalletServer : IAsyncDisposable
                 IOException or SocketException => new StartException(e.Message, e),
                 _ => e,
             };
+        }
+    }
+
+    static async Task ServeViewsAsync(ViewHost views, DataFolder? folder, ClusterStores? cluster, Action<string> log)
+    {
+        if (cluster is null)
+        {
+            await views.ServeAsync(folder!.ViewPath);
+            return;
+        }
+
+        await FollowAsync();
+        cluster.Map.Changed += (_, _) => _ = FollowAsync();
+
+        async Task FollowAsync()
+        {
+            ClusterSettings settings = cluster.Map.Settings;
+            try
+            {
+                await views.ServeAsync(settings.Id, settings.View, settings.Redis);
+            }
+            catch (Exception e)
+            {
+                log($"The views cannot be changed: {e.Message}");
+            }
         }
     }
 
@@ -159,7 +195,7 @@ public sealed class WalletServer : IAsyncDisposable
                 $"Refusing to listen on {listen}: without authentication every caller may move all money, so only loopback addresses are allowed. Use http://127.0.0.1:{uri.Port}, behind a proxy that authenticates.");
     }
 
-    static WebApplication Build(Uri listen, Router router, string meterName, Action<string> log)
+    static WebApplication Build(Uri listen, Router router, ViewHost views, string meterName, Action<string> log)
     {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.WebHost.UseKestrelCore();
@@ -176,14 +212,16 @@ public sealed class WalletServer : IAsyncDisposable
         builder.Services.AddSingleton<IHostLifetime, SignalLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
         builder.Logging.SetMinimumLevel(LogLevel.None);
-        Metrics.Add(builder, router, meterName);
+        Metrics.Add(builder, router, views, meterName);
 
         WebApplication app = builder.Build();
         CancellationToken stopping = app.Lifetime.ApplicationStopping;
         app.Use(next => http => GuardAsync(http, next, stopping, log));
         app.UseRouting();
         new TransferEndpoints(router).Map(app);
-        new AccountEndpoints(router, TimeProvider.System).Map(app);
+        ViewReads reads = new(views, router);
+        new AccountEndpoints(router, reads, TimeProvider.System).Map(app);
+        new SearchEndpoints(reads, router).Map(app);
         new CurrencyEndpoints(router).Map(app);
         new EventEndpoints(router, stopping).Map(app);
         new InDoubtEndpoints(router, TimeProvider.System).Map(app);
@@ -265,6 +303,7 @@ public sealed class WalletServer : IAsyncDisposable
         _disposed = true;
         await _app.StopAsync();
         await _spreading;
+        await _views.DisposeAsync();
         await EndCommitsAsync();
         await Task.WhenAll(Partitions.Select(partition => partition.DisposeAsync().AsTask()));
         await _app.DisposeAsync();

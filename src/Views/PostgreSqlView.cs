@@ -179,7 +179,8 @@ public sealed class PostgreSqlView : SqlView
             object metadata = row.Metadata is null ? DBNull.Value : System.Text.Encoding.UTF8.GetString(row.Metadata);
             rest.BatchCommands.Add(row.Kind switch
             {
-                EventKind.AccountOpened => Command("insert into accounts values ($1, 'open', $2, $3, $4, $5)", name, metadata, DateTime.UnixEpoch.AddMicroseconds(row.TimeMicros), batch.Partition, (long)row.Position),
+                EventKind.AccountOpened => Command("insert into accounts values ($1, 'open', $2, $3, $4, $5, $6)", name, metadata, LimitsOf(row.Limits, state), DateTime.UnixEpoch.AddMicroseconds(row.TimeMicros), batch.Partition, (long)row.Position),
+                EventKind.LimitsChanged => Command("update accounts set limits = $1, position = $2 where account = $3", LimitsOf(row.Limits, state), (long)row.Position, name),
                 EventKind.MetadataChanged => Command("update accounts set metadata = $1, position = $2 where account = $3", metadata, (long)row.Position, name),
                 _ => Command("update accounts set status = $1, position = $2 where account = $3", row.Kind == EventKind.Closed ? "closed" : row.IsFrozen ? "frozen" : "open", (long)row.Position, name),
             });

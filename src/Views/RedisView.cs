@@ -44,7 +44,13 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
             {
                 _redis ??= ConnectionMultiplexer.Connect(new ConfigurationOptions
                 {
-                    EndPoints = { address }, AbortOnConnectFail = true, ConnectTimeout = 2000, SyncTimeout = 5000, AsyncTimeout = 5000, BacklogPolicy = BacklogPolicy.FailFast, ClientName = "purse",
+                    EndPoints = { address },
+                    AbortOnConnectFail = true,
+                    ConnectTimeout = 2000,
+                    SyncTimeout = 5000,
+                    AsyncTimeout = 5000,
+                    BacklogPolicy = BacklogPolicy.FailFast,
+                    ClientName = "purse",
                 });
                 return _redis.GetDatabase();
             }

@@ -11,7 +11,8 @@ public sealed record FoundTransfer(
     string? Description, string? Metadata);
 
 /// <summary>An account as the view has it, without its balances.</summary>
-public sealed record FoundAccount(string Account, string Status, string? Metadata);
+/// <param name="Limits">JSON, as the HTTP contract has them.</param>
+public sealed record FoundAccount(string Account, string Status, string? Metadata, string Limits);
 
 /// <summary>What is searched for; null for any. Times are microseconds since 1970, both inclusive; amounts have their currency's decimals.</summary>
 public sealed record TransferSearch
@@ -49,7 +50,7 @@ public abstract class SqlView(string id, int partitionsCount) : IView
     const string Tables = """
         create table about (id text not null, version int not null);
         create table checkpoints (partition int primary key, position bigint not null);
-        create table accounts (account TEXT primary key, status text not null, metadata text, opened_at TIME not null, partition int not null, position bigint not null);
+        create table accounts (account TEXT primary key, status text not null, metadata text, limits text not null, opened_at TIME not null, partition int not null, position bigint not null);
         create table balances (
             account TEXT not null, currency TEXT not null, partition int not null, posted NUMERIC not null, held NUMERIC not null, position bigint not null,
             primary key (account, currency, partition));
@@ -117,6 +118,21 @@ public abstract class SqlView(string id, int partitionsCount) : IView
         using (Utf8JsonWriter json = new(stream, new JsonWriterOptions { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping })) write(json);
         return Encoding.UTF8.GetString(stream.ToArray());
     }
+
+    protected static string LimitsOf(Limits[]? limits, State state) => Compact(json =>
+    {
+        json.WriteStartObject();
+        foreach (Limits one in limits ?? [])
+        {
+            int decimals = state.Decimals(one.Currency);
+            json.WriteStartObject(state.CurrencyCode(one.Currency));
+            if (one.Min is Int128 min) json.WriteString("min_balance", Amount.Format(min, decimals));
+            if (one.Max is Int128 max) json.WriteString("max_balance", Amount.Format(max, decimals));
+            json.WriteEndObject();
+        }
+
+        json.WriteEndObject();
+    });
 
     /// <summary>How a text is compared with an amount's column.</summary>
     protected abstract string Compare(string column, string comparison, string parameter);
@@ -190,13 +206,13 @@ public abstract class SqlView(string id, int partitionsCount) : IView
         await using DbCommand command = connection.CreateCommand();
         // No name has a byte that is larger than a small letter's.
         command.CommandText = $"""
-            select account, status, metadata from accounts
+            select account, status, metadata, limits from accounts
             where account >= {AddParameter(command, prefix)} and account < {AddParameter(command, prefix + "~")} and account > {AddParameter(command, after)}
             order by account limit {AddParameter(command, limit)}
             """;
         await using DbDataReader row = await command.ExecuteReaderAsync(cancellation);
         List<FoundAccount> found = [];
-        while (await row.ReadAsync(cancellation)) found.Add(new FoundAccount(row.GetString(0), row.GetString(1), Text(row, 2)));
+        while (await row.ReadAsync(cancellation)) found.Add(new FoundAccount(row.GetString(0), row.GetString(1), Text(row, 2), row.GetString(3)));
         return found;
     }
 
@@ -204,9 +220,9 @@ public abstract class SqlView(string id, int partitionsCount) : IView
     {
         await using DbConnection connection = await OpenToReadAsync(cancellation);
         await using DbCommand command = connection.CreateCommand();
-        command.CommandText = $"select account, status, metadata from accounts where account = {AddParameter(command, account)}";
+        command.CommandText = $"select account, status, metadata, limits from accounts where account = {AddParameter(command, account)}";
         await using DbDataReader row = await command.ExecuteReaderAsync(cancellation);
-        return await row.ReadAsync(cancellation) ? new FoundAccount(row.GetString(0), row.GetString(1), Text(row, 2)) : null;
+        return await row.ReadAsync(cancellation) ? new FoundAccount(row.GetString(0), row.GetString(1), Text(row, 2), row.GetString(3)) : null;
     }
 
     /// <summary>By account and currency; of a system account each partition's part.</summary>

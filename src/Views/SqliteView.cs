@@ -46,12 +46,15 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
     {
         using SqliteConnection own = new(_connectionString);
         own.Open();
-        using SqliteTransaction transaction = own.BeginTransaction();
-        foreach (string table in TableNames) Execute(own, $"drop table if exists {table}");
-        Execute(own, TablesWith("text", "text", "text", "text"));
-        Execute(own, $"insert into about values ('embedded', {Version})");
-        for (int partition = 0; partition < PartitionsCount; partition++) Execute(own, $"insert into checkpoints values ({partition}, 0)");
-        transaction.Commit();
+        Execute(own, "pragma journal_mode = wal");
+        Execute(own, $"""
+            begin immediate;
+            {string.Concat(TableNames.Select(table => $"drop table if exists {table};\n"))}
+            {TablesWith("text", "text", "text", "text")}
+            insert into about values ('embedded', {Version});
+            {string.Concat(Enumerable.Range(0, PartitionsCount).Select(partition => $"insert into checkpoints values ({partition}, 0);\n"))}
+            commit;
+            """);
     }
 
     void Execute(string sql) => Execute(_connection!, sql);
@@ -118,7 +121,10 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         switch (row.Kind)
         {
             case EventKind.AccountOpened:
-                statements.AccountOpened.Run(transaction, name, metadata, TimeOf(row.TimeMicros), batch.Partition, (long)row.Position);
+                statements.AccountOpened.Run(transaction, name, metadata, LimitsOf(row.Limits, batch.State), TimeOf(row.TimeMicros), batch.Partition, (long)row.Position);
+                break;
+            case EventKind.LimitsChanged:
+                statements.AccountLimits.Run(transaction, LimitsOf(row.Limits, batch.State), (long)row.Position, name);
                 break;
             case EventKind.MetadataChanged:
                 statements.AccountMetadata.Run(transaction, metadata, (long)row.Position, name);
@@ -184,7 +190,9 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
         public Statement Ending { get; } = new(connection, "insert into endings values ($0, $1, $2) on conflict do update set status = excluded.status", 3);
 
-        public Statement AccountOpened { get; } = new(connection, "insert into accounts values ($0, 'open', $1, $2, $3, $4)", 5);
+        public Statement AccountOpened { get; } = new(connection, "insert into accounts values ($0, 'open', $1, $2, $3, $4, $5)", 6);
+
+        public Statement AccountLimits { get; } = new(connection, "update accounts set limits = $0, position = $1 where account = $2", 3);
 
         public Statement AccountMetadata { get; } = new(connection, "update accounts set metadata = $0, position = $1 where account = $2", 3);
 
@@ -192,7 +200,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
         public void Dispose()
         {
-            foreach (Statement statement in (Statement[])[Checkpoint, Entry, Transfer, Balance, Ending, AccountOpened, AccountMetadata, AccountStatus]) statement.Dispose();
+            foreach (Statement statement in (Statement[])[Checkpoint, Entry, Transfer, Balance, Ending, AccountOpened, AccountLimits, AccountMetadata, AccountStatus]) statement.Dispose();
         }
     }
 

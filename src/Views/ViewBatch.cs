@@ -47,7 +47,7 @@ public enum TransferStatus : byte
 }
 
 /// <summary>What became of an account: opened first, then changed in this order.</summary>
-readonly record struct AccountRow(ulong Position, long TimeMicros, uint Account, EventKind Kind, byte[]? Metadata, bool IsFrozen);
+readonly record struct AccountRow(ulong Position, long TimeMicros, uint Account, EventKind Kind, byte[]? Metadata, Limits[]? Limits, bool IsFrozen);
 
 readonly record struct BalanceRow(Int128 Posted, Int128 Held, ulong Position);
 
@@ -123,8 +123,16 @@ public sealed class ViewBatch
         Balances[(e.Account, e.Currency)] = new BalanceRow(e.Posted, e.Held, sequence);
         Entries.Add(new EntryRow
         {
-            Position = sequence, TimeMicros = timeMicros, Kind = e.Kind, Account = e.Account, Counterparty = e.Counterparty, Currency = e.Currency,
-            Amount = e.Amount, Posted = e.Posted, Held = e.Held, TransactionId = e.TransactionId,
+            Position = sequence,
+            TimeMicros = timeMicros,
+            Kind = e.Kind,
+            Account = e.Account,
+            Counterparty = e.Counterparty,
+            Currency = e.Currency,
+            Amount = e.Amount,
+            Posted = e.Posted,
+            Held = e.Held,
+            TransactionId = e.TransactionId,
         });
     }
 
@@ -139,10 +147,18 @@ public sealed class ViewBatch
     {
         Transfers.Add(new TransferRow
         {
-            Position = sequence, TimeMicros = timeMicros, TransactionId = e.TransactionId, Amount = e.Amount, From = from, To = to, Currency = e.Currency,
+            Position = sequence,
+            TimeMicros = timeMicros,
+            TransactionId = e.TransactionId,
+            Amount = e.Amount,
+            From = from,
+            To = to,
+            Currency = e.Currency,
             // The postings of a local transaction stand in pairs, in order.
             Origin = new Origin(Partition, (e.Flags & EventFlags.CrossPartition) != 0 ? e.Link : sequence - (status == TransferStatus.Rejected ? 0 : 2ul * e.Index)),
-            Posting = e.Index, Status = status, Refusal = status == TransferStatus.Rejected ? (Outcome)e.Code : default,
+            Posting = e.Index,
+            Status = status,
+            Refusal = status == TransferStatus.Rejected ? (Outcome)e.Code : default,
         });
         return ref System.Runtime.InteropServices.CollectionsMarshal.AsSpan(Transfers)[^1];
     }
@@ -201,12 +217,12 @@ public sealed class ViewBatch
                 break;
             }
 
-            case EventKind.AccountOpened or EventKind.MetadataChanged:
-                Accounts.Add(new AccountRow(sequence, recorded.TimeMicros, e.Account, kind, attachment.Erased(AttachmentTag.Metadata), false));
+            case EventKind.AccountOpened or EventKind.MetadataChanged or EventKind.LimitsChanged:
+                Accounts.Add(new AccountRow(sequence, recorded.TimeMicros, e.Account, kind, attachment.Erased(AttachmentTag.Metadata), attachment.Limits(), false));
                 break;
 
             case EventKind.Frozen or EventKind.Unfrozen or EventKind.Closed:
-                Accounts.Add(new AccountRow(sequence, recorded.TimeMicros, e.Account, kind, null, kind == EventKind.Frozen && e.Code != 0));
+                Accounts.Add(new AccountRow(sequence, recorded.TimeMicros, e.Account, kind, null, null, kind == EventKind.Frozen && e.Code != 0));
                 break;
         }
     }

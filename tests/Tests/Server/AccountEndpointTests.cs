@@ -105,8 +105,11 @@ public sealed class AccountEndpointTests
         (await server.GetAsync("/v1/wallet/accounts/alice/balance")).IsProblem(400, "malformed_request");
         (await server.GetAsync("/v1/wallet/accounts/alice/balance?currency=NOPE")).IsProblem(400, "currency_unknown");
         (await server.GetAsync("/v1/wallet/accounts/alice/balance?curency=USD")).IsProblem(400, "malformed_request");
-        (await server.GetAsync("/v1/wallet/accounts/alice/balance?currency=USD&source=view")).IsProblem(400, "malformed_request");
         string position = account.Text("position");
+        // The same from the view, once it shows as much, with its age beside it.
+        Response viewed = await server.GetAsync($"/v1/wallet/accounts/alice?source=view&min_position={position}");
+        Assert.Equal(("view", position), (viewed.Text("source"), viewed.Text("position")));
+        Assert.Equal(balances.GetRawText(), viewed.Body.GetProperty("balances").GetRawText());
         Assert.Equal(200, (await server.GetAsync($"/v1/wallet/accounts/alice/balance?currency=USD&min_position={position}")).Status);
         (await server.SendAsync(HttpMethod.Get, "/v1/wallet/accounts/alice/balance?currency=USD&min_position=0:99", null, ("X-Request-Timeout-Ms", "50"))).IsProblem(504, "deadline_exceeded");
     }

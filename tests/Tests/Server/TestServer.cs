@@ -31,9 +31,11 @@ sealed class TestServer : IAsyncDisposable
 
     public int? PartitionsCount { get; set; }
 
-    public static async Task<TestServer> StartAsync(IDisk? disk = null, Func<int, IDisk>? diskOf = null, int queuedCommandsMax = 65_536, int? partitionsCount = null)
+    public bool HasViews { get; init; } = true;
+
+    public static async Task<TestServer> StartAsync(IDisk? disk = null, Func<int, IDisk>? diskOf = null, int queuedCommandsMax = 65_536, int? partitionsCount = null, bool hasViews = true)
     {
-        TestServer test = new() { Disk = disk is null ? diskOf : _ => disk, QueuedCommandsMax = queuedCommandsMax, PartitionsCount = partitionsCount };
+        TestServer test = new() { Disk = disk is null ? diskOf : _ => disk, QueuedCommandsMax = queuedCommandsMax, PartitionsCount = partitionsCount, HasViews = hasViews };
         await test.RestartAsync();
         return test;
     }
@@ -47,6 +49,7 @@ sealed class TestServer : IAsyncDisposable
             DataFolder = Data,
             Listen = "http://127.0.0.1:0",
             PartitionsCount = PartitionsCount,
+            HasViews = HasViews,
             Disk = Disk,
             MeterName = $"Purse.Server.{Guid.NewGuid()}",
             Journal = new JournalOptions { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 },
