@@ -86,7 +86,7 @@ sealed class TestServer : IAsyncDisposable
         JsonElement body = text.Length == 0 ? default : JsonDocument.Parse(text).RootElement;
         string path = request.RequestUri!.IsAbsoluteUri ? request.RequestUri.PathAndQuery : request.RequestUri.OriginalString;
         string? sent = request.Content?.Headers.ContentLength < 100_000 ? await request.Content.ReadAsStringAsync() : null;
-        Contract.Check(request.Method.Method, path, sent, (int)response.StatusCode, response.Content.Headers.ContentType?.MediaType ?? "", body);
+        lock (Contract) Contract.Check(request.Method.Method, path, sent, (int)response.StatusCode, response.Content.Headers.ContentType?.MediaType ?? "", body);
         return new Response(
             (int)response.StatusCode, body,
             response.Headers.Concat(response.Content.Headers).ToDictionary(h => h.Key, h => string.Join(',', h.Value), StringComparer.OrdinalIgnoreCase));
