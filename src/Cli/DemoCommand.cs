@@ -68,7 +68,7 @@ static class DemoCommand
             server = await ServerProcess.StartAsync(data);
 
             using DataFolder folder = DataFolder.OpenForReading(data);
-            JournalCommands.Replayed replayed = JournalCommands.ReplayPartition(folder, 0, checkMerkleRoots: true, ulong.MaxValue, long.MaxValue, static _ => { });
+            JournalCommands.Replayed replayed = JournalCommands.ReplayPartition(folder.Store(0), folder.PartitionsCount, checkMerkleRoots: true, ulong.MaxValue, long.MaxValue, static _ => { });
             Say($"replayed {replayed.Events} events from the first one on in {replayed.Took.TotalSeconds:0.00} s");
             List<(string Account, string Clients, string Server, string Replay)> rows = await CompareAsync(server.Address, clientele, replayed.State);
             bool agrees = rows.TrueForAll(row => row.Clients == row.Server && row.Server == row.Replay);

@@ -4,6 +4,7 @@ using System.IO.Hashing;
 using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using Purse.Cluster;
 using Purse.Journal;
 using Purse.Ledger;
 using Purse.Partitions;
@@ -13,7 +14,7 @@ using Command = System.CommandLine.Command;
 
 namespace Purse.Cli;
 
-/// <summary>What reads a data folder by itself, also beside the server that writes it: replay, verify, export.</summary>
+/// <summary>What reads the journals by itself, also beside the server that writes them: replay, verify, export.</summary>
 static class JournalCommands
 {
     const int RowsMax = 50;
@@ -21,33 +22,74 @@ static class JournalCommands
     public static Command Replay()
     {
         Option<string> data = Terminal.DataOption();
+        Option<string?> cluster = Terminal.ClusterOption();
         Option<string?> at = new("--at") { Description = "Stop after this position (0:12) or time (2026-11-23T04:00:00Z), inclusive." };
         Option<string?> account = new("--account") { Description = "Only this account." };
         Option<string?> currency = new("--currency") { Description = "Only this currency." };
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("replay", "Rebuild all balances from the first event on, ignoring snapshots.") { data, at, account, currency, json };
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => ReplayAsync(
-            parsed.GetValue(data)!, parsed.GetValue(at), parsed.GetValue(account), parsed.GetValue(currency), parsed.GetValue(json))));
+        Command command = new("replay", "Rebuild all balances from the first event on, ignoring snapshots.") { data, cluster, at, account, currency, json };
+        command.Validators.Add(result => Terminal.CheckEither(result, data, cluster));
+        command.SetAction((parsed, _) => Terminal.RunAsync(async () =>
+        {
+            await using Journals journals = await Journals.OpenAsync(parsed.GetValue(data)!, parsed.GetValue(cluster));
+            return await ReplayAsync(journals, parsed.GetValue(at), parsed.GetValue(account), parsed.GetValue(currency), parsed.GetValue(json));
+        }));
         return command;
     }
 
     public static Command Verify()
     {
         Option<string> data = Terminal.DataOption();
+        Option<string?> cluster = Terminal.ClusterOption();
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("verify", "Check the whole chain, every checksum, every invariant, and snapshots against a replay. Exit 1 on any damage.") { data, json };
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => VerifyAsync(parsed.GetValue(data)!, parsed.GetValue(json))));
+        Command command = new("verify", "Check the whole chain, every checksum, every invariant, and snapshots against a replay. Exit 1 on any damage.") { data, cluster, json };
+        command.Validators.Add(result => Terminal.CheckEither(result, data, cluster));
+        command.SetAction((parsed, _) => Terminal.RunAsync(async () =>
+        {
+            await using Journals journals = await Journals.OpenAsync(parsed.GetValue(data)!, parsed.GetValue(cluster));
+            return await VerifyAsync(journals, parsed.GetValue(json));
+        }));
         return command;
     }
 
     public static Command Export()
     {
         Option<string> data = Terminal.DataOption();
+        Option<string?> cluster = Terminal.ClusterOption();
         Option<string> format = new("--format") { Description = "jsonl or csv.", DefaultValueFactory = _ => "jsonl" };
         format.AcceptOnlyFromAmong("jsonl", "csv");
-        Command command = new("export", "Write every event to stdout, in order, one partition after the other.") { data, format };
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => ExportAsync(parsed.GetValue(data)!, parsed.GetValue(format)!)));
+        Command command = new("export", "Write every event to stdout, in order, one partition after the other.") { data, cluster, format };
+        command.Validators.Add(result => Terminal.CheckEither(result, data, cluster));
+        command.SetAction((parsed, _) => Terminal.RunAsync(async () =>
+        {
+            await using Journals journals = await Journals.OpenAsync(parsed.GetValue(data)!, parsed.GetValue(cluster));
+            return await ExportAsync(journals, parsed.GetValue(format)!);
+        }));
         return command;
+    }
+
+    /// <summary>Those of a data folder, or of a cluster.</summary>
+    sealed record Journals(IReadOnlyList<IJournalStore> Stores, DataFolder? Folder, ClusterStores? Cluster) : IAsyncDisposable
+    {
+        public int Count => Stores.Count;
+
+        public static async Task<Journals> OpenAsync(string data, string? cluster)
+        {
+            if (cluster is null)
+            {
+                DataFolder folder = DataFolder.OpenForReading(data);
+                return new Journals([.. Enumerable.Range(0, folder.PartitionsCount).Select(folder.Store)], folder, null);
+            }
+
+            ClusterStores stores = new(await ClusterMap.OpenAsync(cluster, static _ => { }), Terminal.Note);
+            return new Journals(stores.Stores, null, stores);
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            Folder?.Dispose();
+            if (Cluster is not null) await Cluster.DisposeAsync();
+        }
     }
 
     /// <summary>What a replay has found.</summary>
@@ -58,11 +100,11 @@ static class JournalCommands
     /// <param name="timeMicrosMax">Where to stop, inclusive.</param>
     /// <param name="onBlock">Sees each block after its events were applied.</param>
     public static Replayed ReplayPartition(
-        DataFolder folder, int partition, bool checkMerkleRoots, ulong sequenceMax, long timeMicrosMax, Action<double> progress, OnReplayed? onBlock = null)
+        IJournalStore store, int partitionsCount, bool checkMerkleRoots, ulong sequenceMax, long timeMicrosMax, Action<double> progress, OnReplayed? onBlock = null)
     {
         Stopwatch watch = Stopwatch.StartNew();
-        StateMachine machine = new(new State(Random.Shared.NextInt64(), partition, folder.PartitionsCount));
-        using JournalReader reader = folder.Store(partition).Read(checkMerkleRoots);
+        StateMachine machine = new(new State(Random.Shared.NextInt64(), store.Partition, partitionsCount));
+        using JournalReader reader = store.Read(checkMerkleRoots);
         while (machine.State.LastSequence < sequenceMax && reader.TryReadNext(out Block block))
         {
             if (block.Header.TimeMicros > timeMicrosMax) break;
@@ -96,13 +138,12 @@ static class JournalCommands
         public ulong Events { get; set; }
     }
 
-    static async Task<int> ReplayAsync(string data, string? at, string? account, string? currency, bool asJson)
+    static async Task<int> ReplayAsync(Journals journals, string? at, string? account, string? currency, bool asJson)
     {
-        using DataFolder folder = DataFolder.OpenForReading(data);
-        if (!TryParseAt(at, folder.PartitionsCount, out ulong[] sequencesMax, out long timeMicrosMax)) return Exit.Usage;
-        Replayed[] all = await Terminal.ProgressAsync("Replaying", progress => Task.Run(() => Enumerable.Range(0, folder.PartitionsCount).Select(partition =>
-            ReplayPartition(folder, partition, checkMerkleRoots: false, sequencesMax[partition], timeMicrosMax, done => progress((partition + done) / folder.PartitionsCount))).ToArray()));
-        foreach (Replayed replayed in all) WarnOfTornTail(folder, replayed.TornTail);
+        if (!TryParseAt(at, journals.Count, out ulong[] sequencesMax, out long timeMicrosMax)) return Exit.Usage;
+        Replayed[] all = await Terminal.ProgressAsync("Replaying", progress => Task.Run(() => Enumerable.Range(0, journals.Count).Select(partition =>
+            ReplayPartition(journals.Stores[partition], journals.Count, checkMerkleRoots: false, sequencesMax[partition], timeMicrosMax, done => progress((partition + done) / journals.Count))).ToArray()));
+        foreach (Replayed replayed in all) WarnOfTornTail(journals, replayed.TornTail);
 
         Dictionary<(string, string), Line> lines = [];
         foreach (State state in all.Select(replayed => replayed.State))
@@ -221,35 +262,34 @@ static class JournalCommands
         }
     }
 
-    static void WarnOfTornTail(DataFolder folder, TornTail? torn)
+    static void WarnOfTornTail(Journals journals, TornTail? torn)
     {
         // Beside a writer, it is only the block on its way.
-        if (torn is not null && !folder.IsHeld()) Terminal.Note($"warning: {torn}. The next start cuts it off; nothing that was acknowledged as durable is in it.");
+        if (torn is not null && journals.Folder?.IsHeld() == false) Terminal.Note($"warning: {torn}. The next start cuts it off; nothing that was acknowledged as durable is in it.");
     }
 
-    static async Task<int> VerifyAsync(string data, bool asJson)
+    static async Task<int> VerifyAsync(Journals journals, bool asJson)
     {
-        using DataFolder folder = DataFolder.OpenForReading(data);
         List<string> failures = [];
         List<Replayed> all = [];
-        for (int partition = 0; partition < folder.PartitionsCount; partition++)
+        for (int partition = 0; partition < journals.Count; partition++)
         {
             try
             {
                 Replayed replayed = await Terminal.ProgressAsync("Verifying", progress =>
-                    Task.Run(() => VerifyPartition(folder, partition, failures, done => progress((partition + done) / folder.PartitionsCount))));
+                    Task.Run(() => VerifyPartition(journals.Stores[partition], journals.Count, failures, done => progress((partition + done) / journals.Count))));
                 all.Add(replayed);
-                WarnOfTornTail(folder, replayed.TornTail);
+                WarnOfTornTail(journals, replayed.TornTail);
                 foreach (uint currency in replayed.State.CurrenciesInUse().Where(c => replayed.State.CountSum(c) != 0))
                     failures.Add($"partition {partition}: the balances in {replayed.State.CurrencyCode(currency)} add up to {Amount.Format(replayed.State.CountSum(currency), replayed.State.Decimals(currency))}, not 0");
             }
             catch (Exception e) when (e is JournalDamagedException or InvariantBrokenException or InvalidDataException or IndexOutOfRangeException or ArgumentOutOfRangeException)
             {
-                failures.Add(folder.PartitionsCount == 1 ? e.Message : $"partition {partition}: {e.Message}");
+                failures.Add(journals.Count == 1 ? e.Message : $"partition {partition}: {e.Message}");
             }
         }
 
-        bool isWhole = all.Count == folder.PartitionsCount;
+        bool isWhole = all.Count == journals.Count;
         if (asJson)
         {
             Console.WriteLine(JsonSerializer.Serialize(
@@ -274,9 +314,9 @@ static class JournalCommands
         return failures.Count == 0 ? Exit.Done : Exit.Failed;
     }
 
-    static Replayed VerifyPartition(DataFolder folder, int partition, List<string> failures, Action<double> progress)
+    static Replayed VerifyPartition(IJournalStore store, int partitionsCount, List<string> failures, Action<double> progress)
     {
-        Snapshots snapshots = new(folder.Store(partition).Files, partition);
+        Snapshots snapshots = new(store.Files, store.Partition);
         Dictionary<ulong, (string Name, SnapshotHeader Header)> expected = [];
         foreach (string name in snapshots.List())
         {
@@ -284,7 +324,7 @@ static class JournalCommands
             else failures.Add($"{name} is damaged. It is only a shortcut: delete it.");
         }
 
-        Replayed replayed = ReplayPartition(folder, partition, checkMerkleRoots: true, ulong.MaxValue, long.MaxValue, progress, (in Block block, State state) =>
+        Replayed replayed = ReplayPartition(store, partitionsCount, checkMerkleRoots: true, ulong.MaxValue, long.MaxValue, progress, (in Block block, State state) =>
         {
             CheckDigests(block, failures);
             if (!expected.Remove(block.Header.Number, out (string Name, SnapshotHeader Header) snapshot)) return;
@@ -359,16 +399,15 @@ static class JournalCommands
         public override void SetLength(long value) => throw new NotSupportedException();
     }
 
-    static async Task<int> ExportAsync(string data, string format)
+    static async Task<int> ExportAsync(Journals journals, string format)
     {
-        using DataFolder folder = DataFolder.OpenForReading(data);
         await using Stream output = new BufferedStream(Console.OpenStandardOutput(), 1024 * 1024);
         if (format == "csv") output.Write(Encoding.UTF8.GetBytes(string.Join(',', CsvColumns) + "\n"));
-        for (int partition = 0; partition < folder.PartitionsCount; partition++)
+        for (int partition = 0; partition < journals.Count; partition++)
         {
             Replayed replayed = await Terminal.ProgressAsync("Exporting", progress =>
-                Task.Run(() => ExportPartition(folder, partition, format, output, done => progress((partition + done) / folder.PartitionsCount))));
-            WarnOfTornTail(folder, replayed.TornTail);
+                Task.Run(() => ExportPartition(journals.Stores[partition], journals.Count, format, output, done => progress((partition + done) / journals.Count))));
+            WarnOfTornTail(journals, replayed.TornTail);
         }
 
         return Exit.Done;
@@ -380,11 +419,11 @@ static class JournalCommands
         "description", "metadata", "limits", "hold", "expires_at", "reverses", "posting", "postings", "requested_amount", "decimals",
     ];
 
-    static Replayed ExportPartition(DataFolder folder, int partition, string format, Stream output, Action<double> progress)
+    static Replayed ExportPartition(IJournalStore store, int partitionsCount, string format, Stream output, Action<double> progress)
     {
         using MemoryStream line = new();
         using Utf8JsonWriter json = new(line, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
-        return ReplayPartition(folder, partition, checkMerkleRoots: false, ulong.MaxValue, long.MaxValue, progress, (in Block block, State state) =>
+        return ReplayPartition(store, partitionsCount, checkMerkleRoots: false, ulong.MaxValue, long.MaxValue, progress, (in Block block, State state) =>
         {
             ReadOnlySpan<Event> events = block.RecordsAs<Event>();
             byte[] attachments = block.Attachments.ToArray(), erasable = block.Erasable.ToArray();
@@ -392,7 +431,7 @@ static class JournalCommands
             {
                 line.SetLength(0);
                 json.Reset();
-                EventJson.Write(json, partition, new RecordedEvent(block.Header.FirstSequence + (ulong)i, block.Header.TimeMicros, events[i], attachments, erasable), state);
+                EventJson.Write(json, store.Partition, new RecordedEvent(block.Header.FirstSequence + (ulong)i, block.Header.TimeMicros, events[i], attachments, erasable), state);
                 json.Flush();
                 if (format == "csv") output.Write(Encoding.UTF8.GetBytes(ToCsv(line.GetBuffer().AsMemory(0, (int)line.Length))));
                 else output.Write(line.GetBuffer(), 0, (int)line.Length);

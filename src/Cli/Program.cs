@@ -18,6 +18,7 @@ RootCommand root = new("A digital-wallet ledger server: money moves between acco
     WalletCommands.Currency(),
     WalletCommands.InDoubt(),
     ClusterCommands.Create(),
+    ViewCommands.Create(),
     JournalCommands.Replay(),
     JournalCommands.Verify(),
     JournalCommands.Export(),

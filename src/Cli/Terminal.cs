@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Text.Json;
 using Purse.Journal;
 using Purse.Ledger;
@@ -74,6 +75,14 @@ static class Terminal
     public static Option<bool> JsonOption() => new("--json") { Description = "Print the result as JSON." };
 
     public static Option<string> DataOption() => new("--data") { Description = "The data folder.", DefaultValueFactory = _ => "purse-data" };
+
+    public static Option<string?> ClusterOption() => new("--cluster") { Description = "zk://host:port,host:port/path, in place of a data folder." };
+
+    /// <summary>A cluster says where everything is.</summary>
+    public static void CheckEither(CommandResult result, Option<string> data, Option<string?> cluster)
+    {
+        if (result.GetValue(cluster) is not null && result.GetResult(data) is { Implicit: false }) result.AddError("--cluster says where everything is: leave out --data.");
+    }
 
     static IAnsiConsole CreateOut()
     {

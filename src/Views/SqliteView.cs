@@ -13,6 +13,14 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
     readonly string _connectionString = new SqliteConnectionStringBuilder { DataSource = path, Mode = SqliteOpenMode.ReadWriteCreate, DefaultTimeout = 10 }.ToString();
     readonly string _readConnectionString = new SqliteConnectionStringBuilder { DataSource = path, Mode = SqliteOpenMode.ReadOnly, DefaultTimeout = 10 }.ToString();
+
+    /// <summary>Of the file that is at the path now, whichever one others have open.</summary>
+    readonly string _lookConnectionString = new SqliteConnectionStringBuilder { DataSource = path, Mode = SqliteOpenMode.ReadOnly, DefaultTimeout = 10, Pooling = false }.ToString();
+
+    /// <summary>What is left on the disk is the journals'.</summary>
+    const long FreeBytesMin = 256L * 1024 * 1024;
+
+    const int Corrupt = 11, NotADatabase = 26;
     SqliteConnection? _connection;
     Statements? _statements;
 
@@ -21,18 +29,44 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
     public override ulong[] Open()
     {
         Close();
+        // Their file may have been deleted.
+        using (SqliteConnection readers = new(_readConnectionString)) SqliteConnection.ClearPool(readers);
+        try
+        {
+            OpenFile();
+        }
+        catch (SqliteException e) when (e.SqliteErrorCode is Corrupt or NotADatabase)
+        {
+            Delete();
+            OpenFile();
+        }
+
+        return Positions();
+    }
+
+    void OpenFile()
+    {
         _connection = new SqliteConnection(_connectionString);
         _connection.Open();
         // Its writes need not be durable at once: what is missing after a power cut is read from the journals again.
         Execute("pragma journal_mode = wal; pragma synchronous = normal; pragma cache_size = -65536");
         if (Scalar("select version from about where id = 'embedded'", isOptional: true) is not long version || version != Version) Clear();
-        return Positions();
+    }
+
+    /// <summary>Damaged: it is made again.</summary>
+    void Delete()
+    {
+        Close();
+        using (SqliteConnection own = new(_connectionString)) SqliteConnection.ClearPool(own);
+        foreach (string file in (string[])[path, $"{path}-wal", $"{path}-shm"]) File.Delete(file);
     }
 
     public override ulong[] Positions()
     {
         ulong[] positions = new ulong[PartitionsCount];
-        using SqliteCommand command = new("select partition, position from checkpoints", _connection);
+        using SqliteConnection look = new(_lookConnectionString);
+        look.Open();
+        using SqliteCommand command = new("select partition, position from checkpoints", look);
         using SqliteDataReader row = command.ExecuteReader();
         while (row.Read())
         {
@@ -79,6 +113,21 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
     }
 
     public override bool Write(ViewBatch batch)
+    {
+        if (new DriveInfo(Path.GetFullPath(path)) is { AvailableFreeSpace: < FreeBytesMin and long free })
+            throw new IOException($"the disk of {path} has {free / 1024 / 1024} MiB left, and the last {FreeBytesMin / 1024 / 1024} are the journals'. Make room.");
+        try
+        {
+            return WriteRows(batch);
+        }
+        catch (SqliteException e) when (e.SqliteErrorCode is Corrupt or NotADatabase)
+        {
+            Delete();
+            throw;
+        }
+    }
+
+    bool WriteRows(ViewBatch batch)
     {
         SqliteConnection connection = _connection!;
         using SqliteTransaction transaction = connection.BeginTransaction();

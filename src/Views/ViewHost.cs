@@ -21,11 +21,14 @@ public sealed class ViewHost(IReadOnlyList<Partition> partitions, Action<string>
     public Task ServeAsync(string sqlitePath) => ChangeAsync([("sqlite", () => new SqliteView(sqlitePath, partitions.Count))]);
 
     /// <summary>Of a cluster, as its settings are now: what they do not name any more is not fed any more.</summary>
-    public Task ServeAsync(string id, string? postgreSql, IReadOnlyList<string> redis) => ChangeAsync(
+    public Task ServeAsync(string id, string? postgreSql, IReadOnlyList<string> redis) => ChangeAsync(ViewsOf(id, postgreSql, redis, partitions.Count));
+
+    /// <summary>What such settings name, under a key that says all that it is made of.</summary>
+    public static List<(string Key, Func<IView> Make)> ViewsOf(string id, string? postgreSql, IReadOnlyList<string> redis, int partitionsCount) =>
     [
-        .. postgreSql is null ? [] : new (string, Func<IView>)[] { ($"postgres {postgreSql}", () => new PostgreSqlView(postgreSql, id, partitions.Count)) },
-        .. redis.Select((address, index) => ($"redis {address} {index} of {redis.Count}", (Func<IView>)(() => new RedisView(address, index, redis.Count, id, partitions.Count)))),
-    ]);
+        .. postgreSql is null ? [] : new (string, Func<IView>)[] { ($"postgres {postgreSql}", () => new PostgreSqlView(postgreSql, id, partitionsCount)) },
+        .. redis.Select((address, index) => ($"redis {address} {index} of {redis.Count}", (Func<IView>)(() => new RedisView(address, index, redis.Count, id, partitionsCount)))),
+    ];
 
     async Task ChangeAsync(List<(string Key, Func<IView> Make)> wanted)
     {

@@ -185,8 +185,8 @@ public sealed class AccountEndpointTests
             // The instant of a transfer, just before it, or somewhere between two.
             long micros = Purse.Server.Query.TimeMicros("time", time) + random.Next(-2, 300);
             string asOf = Purse.Server.Answer.Time(micros), account = accounts[random.Next(4)];
-            State byTime = JournalCommands.ReplayPartition(folder, 0, false, ulong.MaxValue, micros, static _ => { }).State;
-            State byPosition = JournalCommands.ReplayPartition(folder, 0, false, ulong.Parse(position[2..], CultureInfo.InvariantCulture), long.MaxValue, static _ => { }).State;
+            State byTime = JournalCommands.ReplayPartition(folder.Store(0), folder.PartitionsCount, false, ulong.MaxValue, micros, static _ => { }).State;
+            State byPosition = JournalCommands.ReplayPartition(folder.Store(0), folder.PartitionsCount, false, ulong.Parse(position[2..], CultureInfo.InvariantCulture), long.MaxValue, static _ => { }).State;
             Response then = await server.GetAsync($"/v1/wallet/accounts/{account}/balance?currency=USD&as_of={asOf}");
             Assert.Equal(Posted(byTime, account), then.Text("posted"));
             Assert.True(!then.Body.TryGetProperty("event", out JsonElement made) || made.GetProperty("posted").GetString() == then.Text("posted"));
