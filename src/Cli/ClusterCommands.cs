@@ -191,13 +191,13 @@ static class ClusterCommands
         Option<string> folder = FolderOption();
         Option<int> partitions = new("--partitions") { Description = "Of the new cluster.", DefaultValueFactory = _ => 6 };
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("up", "Start a whole cluster on this machine: ZooKeeper, PostgreSQL, Redis and wallets.") { local, folder, partitions, json };
+        Command command = new("up", "Start a whole cluster on this machine: ZooKeeper, PostgreSQL, Redis and wallets; of one that is there, what does not run.") { local, folder, partitions, json };
         command.SetAction((parsed, _) => Terminal.RunAsync(async () =>
         {
             LocalCluster cluster = await LocalCluster.UpAsync(parsed.GetValue(folder)!, parsed.GetValue(partitions), ServerProcess.Program, Terminal.Note);
             if (parsed.GetValue(json))
             {
-                Console.WriteLine(JsonSerializer.Serialize(new { cluster.Folder, cluster.Processes, cluster.Cluster }, Json));
+                Console.WriteLine(JsonSerializer.Serialize(new { cluster.Folder, Processes = cluster.Processes.Select(one => new { one.Name, one.Role, one.Pid, one.Address }), cluster.Cluster }, Json));
                 return Exit.Done;
             }
 

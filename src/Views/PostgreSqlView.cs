@@ -16,7 +16,7 @@ public sealed class PostgreSqlView : SqlView
         : base(id, partitionsCount)
     {
         NpgsqlConnectionStringBuilder connection = new(connectionString) { ApplicationName = "purse view", MaxAutoPrepare = 20, AutoPrepareMinUsages = 2 };
-        Name = $"postgres {connection.Host}:{connection.Port}/{connection.Database}";
+        Name = $"postgres {(connection.Host!.Contains(':', StringComparison.Ordinal) ? connection.Host : $"{connection.Host}:{connection.Port}")}/{connection.Database}";
         NpgsqlDataSourceBuilder builder = new(connection.ConnectionString);
         _source = connection.Host!.Contains(',', StringComparison.Ordinal) ? builder.BuildMultiHost().WithTargetSession(TargetSessionAttributes.Primary) : builder.Build();
     }

@@ -1,11 +1,17 @@
 using System.Diagnostics;
 using System.Security.Cryptography;
 using System.Text.Json;
+using System.Text.Json.Serialization;
 
 namespace Purse.Cluster.Local;
 
 /// <summary>One process of a cluster on this machine.</summary>
-public sealed record LocalClusterProcess(string Name, string Role, int Pid, string Address);
+/// <param name="Command">Which starts it again.</param>
+public sealed record LocalClusterProcess(string Name, string Role, int Pid, string Address, string[] Command)
+{
+    [JsonIgnore]
+    public int Port => new Uri(Address.Contains("://", StringComparison.Ordinal) ? Address : $"tcp://{Address}").Port;
+}
 
 /// <summary>A whole cluster on one machine, for trying out and for tests: its servers go on after whoever started them.</summary>
 /// <param name="Folder">Has a folder for each process, with its data and its <c>log</c>.</param>
@@ -23,13 +29,13 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
     /// <summary>The environment of whatever opens its databases: their passwords are in a file that only its owner reads.</summary>
     public static KeyValuePair<string, string> PasswordsOf(string folder) => new("PGPASSFILE", Path.Combine(Path.GetFullPath(folder), PasswordFile));
 
-    /// <summary>Starts all of it in an empty folder, and waits until its wallets are ready.</summary>
+    /// <summary>Starts all of it in an empty folder, or what does not run of the one that is there, and waits until its wallets are ready.</summary>
     /// <param name="program">How this program is started.</param>
     public static async Task<LocalCluster> UpAsync(string folder, int partitionsCount, string[] program, Action<string> progress)
     {
         folder = Path.GetFullPath(folder);
-        if (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).Any())
-            throw new IOException($"{folder} is not empty. {(File.Exists(Path.Combine(folder, StateFile)) ? $"There is a cluster in it: end it with `purse cluster down --folder {folder}`, and remove the folder." : "Name another one with --folder.")}");
+        if (File.Exists(Path.Combine(folder, StateFile))) return await UpAgainAsync(Open(folder), progress);
+        if (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).Any()) throw new IOException($"{folder} is not empty, and has no cluster. Name another one with --folder.");
         (string Package, bool IsInstalled)[] needed = [("zookeeper", LocalZooKeeper.IsInstalled), ("postgresql", LocalPostgreSql.ProgramsFolder is not null), ("redis-server", LocalRedis.IsInstalled)];
         string[] missing = [.. needed.Where(one => !one.IsInstalled).Select(one => one.Package)];
         if (missing.Length > 0) throw new IOException($"Not installed: {string.Join(", ", missing)}. On Debian: apt-get install --no-install-recommends {string.Join(' ', missing)}");
@@ -46,12 +52,76 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
         }
     }
 
+    static async Task<LocalCluster> UpAgainAsync(LocalCluster cluster, Action<string> progress)
+    {
+        if (!cluster.Processes.Exists(process => process.Role == "wallet")) throw new IOException($"The cluster in {cluster.Folder} was never whole. Remove the folder.");
+        foreach (IGrouping<bool, string> some in cluster.Processes.ToLookup(process => process.Role == "wallet", process => process.Name))
+        {
+            foreach (string name in some.Where(name => !cluster.IsRunning(cluster.Of(name))))
+            {
+                progress($"Starting {name}");
+                cluster.StartAgain(name);
+            }
+
+            // What wallets use is there before them.
+            foreach (string name in some) await cluster.WaitAsync(name);
+        }
+
+        return cluster;
+    }
+
+    public LocalClusterProcess Of(string name) => Processes.Find(process => process.Name == name) ?? throw new IOException($"The cluster in {Folder} has no {name}.");
+
+    /// <summary>Starts a process that does not run any more, as it was.</summary>
+    public void StartAgain(string name)
+    {
+        int index = Processes.FindIndex(process => process.Name == name);
+        using Process process = LocalProcess.Start(Path.Combine(Folder, name), Processes[index].Command);
+        Processes[index] = Processes[index] with { Pid = process.Id };
+        Save();
+    }
+
+    /// <summary>Until it serves.</summary>
+    public async Task WaitAsync(string name)
+    {
+        LocalClusterProcess process = Of(name);
+        using HttpClient http = new() { Timeout = TimeSpan.FromSeconds(5) };
+        for (long deadline = Environment.TickCount64 + 60_000; !await IsReadyAsync(process, http); await Task.Delay(50))
+        {
+            if (!IsRunning(process) || Environment.TickCount64 > deadline) throw new IOException($"{name} does not serve: {LocalProcess.LogOf(Path.Combine(Folder, name))}");
+        }
+    }
+
+    async Task<bool> IsReadyAsync(LocalClusterProcess process, HttpClient http)
+    {
+        switch (process.Role)
+        {
+            case "zookeeper":
+                return await LocalZooKeeper.ModeAsync(process.Port) is not null;
+            case "redis":
+                return await LocalRedis.IsReadyAsync(process.Port);
+            case "wallet":
+                try
+                {
+                    using HttpResponseMessage ready = await http.GetAsync(new Uri($"{process.Address}/readyz"));
+                    return ready.IsSuccessStatusCode;
+                }
+                catch (Exception e) when (e is HttpRequestException or TaskCanceledException)
+                {
+                    return false;
+                }
+
+            default:
+                return await LocalPostgreSql.IsReadyAsync(Path.Combine(Folder, process.Name), process.Port);
+        }
+    }
+
     async Task<LocalCluster> StartAsync(int partitionsCount, string[] program, Action<string> progress)
     {
         progress("ZooKeeper: an ensemble of three");
         List<LocalZooKeeper> ensemble = await LocalZooKeeper.MakeEnsembleAsync(Folder, ZooKeepers);
         LocalCluster cluster = this with { Cluster = $"zk://{string.Join(',', ensemble.Select(server => server.Address))}/purse" };
-        for (int i = 0; i < ensemble.Count; i++) cluster.Add($"zookeeper-{i + 1}", "zookeeper", ensemble[i].ProcessId, ensemble[i].Address);
+        for (int i = 0; i < ensemble.Count; i++) cluster.Add($"zookeeper-{i + 1}", "zookeeper", ensemble[i].ProcessId, ensemble[i].Address, ensemble[i].Command);
 
         progress("PostgreSQL: three servers, and a synchronous standby of the first");
         string journalPassword = NewPassword(), viewPassword = NewPassword();
@@ -61,14 +131,14 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
         for (int i = 0; i < Stores; i++)
         {
             LocalPostgreSql server = await LocalPostgreSql.MakeAsync(Path.Combine(Folder, $"postgres-{i + 1}"), ["max_wal_size = 4GB"]);
-            cluster.Add($"postgres-{i + 1}", "postgres", server.ProcessId, $"127.0.0.1:{server.Port}");
+            cluster.Add($"postgres-{i + 1}", "postgres", server.ProcessId, $"127.0.0.1:{server.Port}", server.Command);
             await MakeDatabaseAsync(server, "purse", JournalUser, journalPassword);
             passwords.Add($"127.0.0.1:{server.Port}:*:{JournalUser}:{journalPassword}");
             string hosts = $"127.0.0.1:{server.Port}";
             if (i == 0)
             {
                 LocalPostgreSql standby = await server.MakeStandbyAsync(Path.Combine(Folder, "postgres-1-standby"), "standby", isSynchronous: true);
-                cluster.Add("postgres-1-standby", "standby", standby.ProcessId, $"127.0.0.1:{standby.Port}");
+                cluster.Add("postgres-1-standby", "standby", standby.ProcessId, $"127.0.0.1:{standby.Port}", standby.Command);
                 passwords.Add($"127.0.0.1:{standby.Port}:*:{JournalUser}:{journalPassword}");
                 hosts += $",127.0.0.1:{standby.Port}";
             }
@@ -89,7 +159,7 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
         for (int i = 0; i < RedisNodes; i++)
         {
             LocalRedis node = await LocalRedis.StartAsync(Path.Combine(Folder, $"redis-{i + 1}"));
-            cluster.Add($"redis-{i + 1}", "redis", node.ProcessId, node.Address);
+            cluster.Add($"redis-{i + 1}", "redis", node.ProcessId, node.Address, node.Command);
             redis.Add(node.Address);
         }
 
@@ -117,30 +187,20 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
         Directory.CreateDirectory(own);
         string address = $"http://127.0.0.1:{LocalProcess.FreePort()}";
         KeyValuePair<string, string> passwords = PasswordsOf(Folder);
-        using Process process = LocalProcess.Start(own, ["env", $"{passwords.Key}={passwords.Value}", .. program, "serve", "--cluster", Cluster, "--listen", address]);
-        Add(name, "wallet", process.Id, address);
-        using HttpClient http = new();
-        for (long deadline = Environment.TickCount64 + 60_000; ; await Task.Delay(50))
-        {
-            if (process.HasExited || Environment.TickCount64 > deadline) throw new IOException($"{name} does not serve: {LocalProcess.LogOf(own)}");
-            try
-            {
-                using HttpResponseMessage ready = await http.GetAsync(new Uri($"{address}/readyz"));
-                if (ready.IsSuccessStatusCode) return;
-            }
-            catch (HttpRequestException)
-            {
-                // Not yet.
-            }
-        }
+        string[] command = ["env", $"{passwords.Key}={passwords.Value}", .. program, "serve", "--cluster", Cluster, "--listen", address];
+        using Process process = LocalProcess.Start(own, command);
+        Add(name, "wallet", process.Id, address, command);
+        await WaitAsync(name);
     }
 
     /// <summary>Known as soon as it runs: whatever fails later, it can be ended.</summary>
-    void Add(string name, string role, int processId, string address)
+    void Add(string name, string role, int processId, string address, string[] command)
     {
-        Processes.Add(new LocalClusterProcess(name, role, processId, address));
-        File.WriteAllText(Path.Combine(Folder, StateFile), JsonSerializer.Serialize(this, Json));
+        Processes.Add(new LocalClusterProcess(name, role, processId, address, command));
+        Save();
     }
+
+    void Save() => File.WriteAllText(Path.Combine(Folder, StateFile), JsonSerializer.Serialize(this, Json));
 
     public static LocalCluster Open(string folder)
     {

@@ -27,7 +27,13 @@ public sealed class LocalPostgreSql : IAsyncDisposable
 
     public int ProcessId => _process.Id;
 
-    public string ConnectionString => $"Host=127.0.0.1;Port={Port};Database=postgres;Username={User};Password={Password}";
+    public string[] Command => CommandIn(Folder);
+
+    static string[] CommandIn(string folder) => [.. CommandOf("postgres", "-D", Path.Combine(folder, "data"))];
+
+    public string ConnectionString => ConnectionTo(Port, Password);
+
+    static string ConnectionTo(int port, string password) => $"Host=127.0.0.1;Port={port};Database=postgres;Username={User};Password={password}";
 
     /// <summary>Where the programs are; null where PostgreSQL is not installed.</summary>
     public static string? ProgramsFolder { get; } = Directory.Exists("/usr/lib/postgresql")
@@ -40,9 +46,7 @@ public sealed class LocalPostgreSql : IAsyncDisposable
     public static async Task<LocalPostgreSql> MakeAsync(string folder, IEnumerable<string>? settings = null)
     {
         Directory.CreateDirectory(folder);
-        string password = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), passwordFile = Path.Combine(folder, "password"), data = Path.Combine(folder, "data");
-        File.WriteAllText(passwordFile, password);
-        if (!OperatingSystem.IsWindows()) File.SetUnixFileMode(passwordFile, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        string password = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(16)), passwordFile = KeepPassword(folder, password), data = Path.Combine(folder, "data");
         await GiveAwayAsync(folder);
         await RunAsync("initdb", folder, null, "-D", data, "-U", User, "--auth=scram-sha-256", $"--pwfile={passwordFile}", "--no-locale", "-E", "UTF8", "--no-sync");
         int port = LocalProcess.FreePort();
@@ -53,12 +57,27 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         return await StartAsync(folder, port, password);
     }
 
+    static string KeepPassword(string folder, string password)
+    {
+        string file = Path.Combine(folder, PasswordFile);
+        File.WriteAllText(file, password);
+        if (!OperatingSystem.IsWindows()) File.SetUnixFileMode(file, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        return file;
+    }
+
+    const string PasswordFile = "password";
+
+    /// <summary>One that was made before, and runs.</summary>
+    public static LocalPostgreSql Open(string folder, int port, int processId) =>
+        new(folder, port, File.ReadAllText(Path.Combine(folder, PasswordFile)), Process.GetProcessById(processId));
+
     /// <summary>A copy of this server that follows it.</summary>
     /// <param name="name">Its slot, and its name in synchronous_standby_names.</param>
     /// <param name="isSynchronous">From now on nothing counts as committed here before it is durable there.</param>
     public async Task<LocalPostgreSql> MakeStandbyAsync(string folder, string name, bool isSynchronous)
     {
         Directory.CreateDirectory(folder);
+        KeepPassword(folder, Password);
         await GiveAwayAsync(folder);
         string data = Path.Combine(folder, "data");
         await RunAsync(
@@ -108,7 +127,7 @@ public sealed class LocalPostgreSql : IAsyncDisposable
 
     static async Task<LocalPostgreSql> TryStartAsync(string folder, int port, string password, long deadline)
     {
-        Process process = LocalProcess.Start(folder, CommandOf("postgres", "-D", Path.Combine(folder, "data")));
+        Process process = LocalProcess.Start(folder, CommandIn(folder));
         LocalPostgreSql server = new(folder, port, password, process);
         for (; ; await Task.Delay(20))
         {
@@ -123,11 +142,16 @@ public sealed class LocalPostgreSql : IAsyncDisposable
         }
     }
 
-    static async Task<bool> IsReadyAsync(LocalPostgreSql server)
+    static Task<bool> IsReadyAsync(LocalPostgreSql server) => IsReadyAsync(server.ConnectionString);
+
+    /// <summary>Whether the server that was made in this folder takes connections.</summary>
+    public static Task<bool> IsReadyAsync(string folder, int port) => IsReadyAsync(ConnectionTo(port, File.ReadAllText(Path.Combine(folder, PasswordFile))));
+
+    static async Task<bool> IsReadyAsync(string connectionString)
     {
         try
         {
-            await using Npgsql.NpgsqlConnection connection = new(server.ConnectionString + ";Pooling=false");
+            await using Npgsql.NpgsqlConnection connection = new(connectionString + ";Pooling=false");
             await connection.OpenAsync();
             return true;
         }

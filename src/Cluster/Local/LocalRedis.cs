@@ -9,11 +9,12 @@ public sealed class LocalRedis : IAsyncDisposable
     const string Program = "/usr/bin/redis-server";
     readonly Process _process;
 
-    LocalRedis(string folder, int port, Process process)
+    LocalRedis(string folder, int port, string[] command)
     {
         Folder = folder;
         Port = port;
-        _process = process;
+        Command = command;
+        _process = LocalProcess.Start(folder, command);
     }
 
     public string Folder { get; }
@@ -21,6 +22,8 @@ public sealed class LocalRedis : IAsyncDisposable
     public int Port { get; }
 
     public int ProcessId => _process.Id;
+
+    public string[] Command { get; }
 
     public string Address => $"127.0.0.1:{Port}";
 
@@ -33,8 +36,8 @@ public sealed class LocalRedis : IAsyncDisposable
         Directory.CreateDirectory(folder);
         if (port == 0) port = LocalProcess.FreePort();
         if (settings.Length == 0) settings = ["--save", "", "--appendonly", "no"];
-        LocalRedis redis = new(folder, port, LocalProcess.Start(folder, [Program, "--bind", "127.0.0.1", "--port", $"{port}", "--dir", folder, .. settings]));
-        for (long deadline = Environment.TickCount64 + 30_000; !await redis.IsReadyAsync(); await Task.Delay(20))
+        LocalRedis redis = new(folder, port, [Program, "--bind", "127.0.0.1", "--port", $"{port}", "--dir", folder, .. settings]);
+        for (long deadline = Environment.TickCount64 + 30_000; !await IsReadyAsync(port); await Task.Delay(20))
         {
             if (redis._process.HasExited || Environment.TickCount64 > deadline) throw new IOException($"The Redis server in {folder} does not serve: {LocalProcess.LogOf(folder)}");
         }
@@ -42,13 +45,13 @@ public sealed class LocalRedis : IAsyncDisposable
         return redis;
     }
 
-    async Task<bool> IsReadyAsync()
+    public static async Task<bool> IsReadyAsync(int port)
     {
         try
         {
             using TcpClient client = new();
             using CancellationTokenSource limit = new(1000);
-            await client.ConnectAsync("127.0.0.1", Port, limit.Token);
+            await client.ConnectAsync("127.0.0.1", port, limit.Token);
             await client.GetStream().WriteAsync("PING\r\n"u8.ToArray(), limit.Token);
             byte[] pong = new byte[5];
             await client.GetStream().ReadExactlyAsync(pong, limit.Token);

@@ -11,14 +11,16 @@ public sealed class LocalZooKeeper : IAsyncDisposable
     const string Classes = "/usr/share/java/zookeeper.jar";
     Process _process;
 
-    readonly bool _asksForPassword;
-
     LocalZooKeeper(string folder, int port, bool asksForPassword)
     {
         Folder = folder;
         Port = port;
-        _asksForPassword = asksForPassword;
-        _process = Start();
+        Command =
+        [
+            "java", "-Xmx256m", .. asksForPassword ? (string[])["-Djava.security.auth.login.config=jaas.conf"] : [], "-Djava.net.preferIPv4Stack=true", "-cp", $"/etc/zookeeper/conf:{Classes}",
+            "-Dzookeeper.log.dir=.", "-Dzookeeper.root.logger=INFO,CONSOLE", "org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg",
+        ];
+        _process = LocalProcess.Start(folder, Command);
     }
 
     public string Folder { get; }
@@ -26,6 +28,8 @@ public sealed class LocalZooKeeper : IAsyncDisposable
     public int Port { get; }
 
     public int ProcessId => _process.Id;
+
+    public string[] Command { get; }
 
     public string Address => $"127.0.0.1:{Port}";
 
@@ -64,12 +68,6 @@ public sealed class LocalZooKeeper : IAsyncDisposable
         return servers;
     }
 
-    Process Start() => LocalProcess.Start(Folder,
-    [
-        "java", "-Xmx256m", .. _asksForPassword ? (string[])["-Djava.security.auth.login.config=jaas.conf"] : [], "-Djava.net.preferIPv4Stack=true", "-cp", $"/etc/zookeeper/conf:{Classes}",
-        "-Dzookeeper.log.dir=.", "-Dzookeeper.root.logger=INFO,CONSOLE", "org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg",
-    ]);
-
     /// <summary>Until it serves: it answers that it is well before that.</summary>
     public async Task WaitAsync()
     {
@@ -80,13 +78,15 @@ public sealed class LocalZooKeeper : IAsyncDisposable
     }
 
     /// <summary><c>leader</c>, <c>follower</c> or <c>standalone</c>; null where it does not serve.</summary>
-    public async Task<string?> ModeAsync()
+    public Task<string?> ModeAsync() => ModeAsync(Port);
+
+    public static async Task<string?> ModeAsync(int port)
     {
         try
         {
             using TcpClient client = new();
             using CancellationTokenSource limit = new(1000);
-            await client.ConnectAsync("127.0.0.1", Port, limit.Token);
+            await client.ConnectAsync("127.0.0.1", port, limit.Token);
             await client.GetStream().WriteAsync("srvr"u8.ToArray(), limit.Token);
             using StreamReader reader = new(client.GetStream(), Encoding.UTF8);
             string told = await reader.ReadToEndAsync(limit.Token);
@@ -108,7 +108,7 @@ public sealed class LocalZooKeeper : IAsyncDisposable
     public void Restart()
     {
         _process.Dispose();
-        _process = Start();
+        _process = LocalProcess.Start(Folder, Command);
     }
 
     /// <summary>It hangs from here on, until it is told to go on: nothing is closed, nothing is answered.</summary>
