@@ -51,7 +51,7 @@ static class Terminal
             Error(e.Message);
             return e.InnerException is JournalDamagedException or InvariantBrokenException ? Exit.Failed : Exit.Usage;
         }
-        catch (IOException e)
+        catch (Exception e) when (e is IOException or TimeoutException or System.Data.Common.DbException or StackExchange.Redis.RedisException)
         {
             Error(e.Message);
             return Exit.Failed;

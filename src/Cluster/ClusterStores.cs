@@ -245,19 +245,28 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
             seal.Attach(AttachmentTag.Store, to);
             uint attachment = seal.EndAttachment();
             seal.Add(EventKind.Sealed).Attachment = attachment;
-            PostgreSqlMove.Seal(source, partition, to, Event.SizeBytes, seal.EventBytes, seal.Attachments);
-            try
-            {
-                PostgreSqlMove.Finish(source, target, partition);
-            }
-            catch (IOException)
-            {
-                // Its owner has found the seal, and ends the move itself.
-                PostgreSqlMove.Finish(source, target, partition);
-            }
+            // Its owner may be taking the journal over just now, and ends whoever writes there; or it has found the seal, and ends the move itself.
+            await AgainAsync(() => PostgreSqlMove.Seal(source, partition, to, Event.SizeBytes, seal.EventBytes, seal.Attachments));
+            await AgainAsync(() => PostgreSqlMove.Finish(source, target, partition));
         }
 
         await stores.Map.ChangeAsync(settings => settings with { Partitions = [.. settings.Partitions.Select((store, number) => number == partition ? to : store)] });
         Volatile.Write(ref _name, to);
+    }
+
+    static async Task AgainAsync(Action step)
+    {
+        for (int attempt = 1; ; attempt++)
+        {
+            try
+            {
+                step();
+                return;
+            }
+            catch (IOException e) when (e is not JournalSealedException && attempt < 5)
+            {
+                await Task.Delay(200 * attempt);
+            }
+        }
     }
 }

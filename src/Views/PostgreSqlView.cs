@@ -29,7 +29,7 @@ public sealed class PostgreSqlView : SqlView
         _connection = _source.OpenConnection();
         // What a failing server takes back is read from the journals again, since the checkpoint is in the same transaction.
         Execute("set synchronous_commit = off");
-        if (Scalar("select to_regclass('about')") is null or DBNull || Scalar($"select version from about where id = '{Id}'") is not int version || version != Version) Clear();
+        if (Scalar("select to_regclass('about')::text") is null or DBNull || Scalar($"select version from about where id = '{Id}'") is not int version || version != Version) Clear();
         Execute("create temporary table new_balances (like balances) on commit delete rows");
         return Positions();
     }

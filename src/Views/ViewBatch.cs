@@ -217,6 +217,10 @@ public sealed class ViewBatch
                 break;
             }
 
+            // A system account begins in each partition where it is first used, and nobody opened it.
+            case EventKind.AccountOpened when State.Names[e.Account].IsSystem:
+                break;
+
             case EventKind.AccountOpened or EventKind.MetadataChanged or EventKind.LimitsChanged:
                 Accounts.Add(new AccountRow(sequence, recorded.TimeMicros, e.Account, kind, attachment.Erased(AttachmentTag.Metadata), attachment.Limits(), false));
                 break;

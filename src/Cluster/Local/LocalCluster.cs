@@ -239,7 +239,9 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
         try
         {
             string stat = File.ReadAllText($"/proc/{process.Pid}/stat");
-            return stat[(stat.LastIndexOf(')') + 2)..][0] != 'Z' && new FileInfo($"/proc/{process.Pid}/cwd").LinkTarget is string cwd && (cwd == Folder || cwd.StartsWith(Folder + Path.DirectorySeparatorChar, StringComparison.Ordinal));
+            // Its other threads may still be ending, and have its ports until then.
+            if (stat[(stat.LastIndexOf(')') + 2)..][0] == 'Z') return Directory.GetDirectories($"/proc/{process.Pid}/task").Length > 1;
+            return new FileInfo($"/proc/{process.Pid}/cwd").LinkTarget is not string cwd || cwd == Folder || cwd.StartsWith(Folder + Path.DirectorySeparatorChar, StringComparison.Ordinal);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {

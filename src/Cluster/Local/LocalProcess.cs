@@ -30,10 +30,25 @@ public static class LocalProcess
         await kill.WaitForExitAsync();
     }
 
+    /// <summary>
+    /// Below the range from which outgoing connections get theirs: a server that was killed finds its port free when it comes back. (From within that
+    /// range, a client that goes on trying to connect ends up connected to itself, and has the port.)
+    /// </summary>
     public static int FreePort()
     {
-        using TcpListener listener = new(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
+        for (int attempt = 0; ; attempt++)
+        {
+            int port = Random.Shared.Next(10_000, 32_768);
+            try
+            {
+                using TcpListener listener = new(IPAddress.Loopback, port);
+                listener.Start();
+                return port;
+            }
+            catch (SocketException) when (attempt < 1000)
+            {
+                // Somebody has it.
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ namespace Purse.Cluster.Local;
 /// <summary>A ZooKeeper server of this machine's own package, as a child process in a folder of its own, on loopback. For trying out and for tests.</summary>
 public sealed class LocalZooKeeper : IAsyncDisposable
 {
-    const string Classes = "/usr/share/java/zookeeper.jar";
+    const string Classes = "/usr/share/java/zookeeper.jar", Logger = "/usr/share/java/slf4j-simple.jar";
     Process _process;
 
     LocalZooKeeper(string folder, int port, bool asksForPassword)
@@ -17,8 +17,8 @@ public sealed class LocalZooKeeper : IAsyncDisposable
         Port = port;
         Command =
         [
-            "java", "-Xmx256m", .. asksForPassword ? (string[])["-Djava.security.auth.login.config=jaas.conf"] : [], "-Djava.net.preferIPv4Stack=true", "-cp", $"/etc/zookeeper/conf:{Classes}",
-            "-Dzookeeper.log.dir=.", "-Dzookeeper.root.logger=INFO,CONSOLE", "org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg",
+            "java", "-Xmx256m", .. asksForPassword ? (string[])["-Djava.security.auth.login.config=jaas.conf"] : [], "-Djava.net.preferIPv4Stack=true", "-cp", $"{Classes}:{Logger}",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true", "org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg",
         ];
         _process = LocalProcess.Start(folder, Command);
     }

@@ -1,0 +1,384 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using System.Globalization;
+using System.Net.Http.Headers;
+using System.Text;
+using System.Text.Json;
+using Npgsql;
+using Purse.Cluster.Local;
+using Purse.Ledger;
+using StackExchange.Redis;
+
+namespace Purse.Integration;
+
+/// <summary>
+/// A whole cluster of real processes, as <c>purse cluster up --local</c> starts it, whose parts are killed, moved, wiped and filled up under a load of
+/// transfers within and between partitions. After each: nothing acknowledged is lost, nothing is there twice, sums are zero over all databases, nothing
+/// stays in doubt, a replay from the first event equals the served state, and the views equal the replay.
+/// </summary>
+public sealed class ClusterFaultTests : IAsyncLifetime
+{
+    const int Partitions = 6, AccountsEach = 3, CrossClients = 2;
+
+    readonly TemporaryFolder _folder = new();
+    readonly ConcurrentDictionary<Guid, string> _acknowledged = new();
+    readonly string[][] _accounts = [.. Enumerable.Range(0, Partitions).Select(partition =>
+        Enumerable.Range(0, 1000).Select(i => $"a{i}").Where(name => AccountName.Parse(name).PartitionOf(Partitions) == partition).Take(AccountsEach).ToArray())];
+    readonly long[] _lastTicks = new long[Partitions + CrossClients], _longestTicks = new long[Partitions + CrossClients], _counts = new long[Partitions + CrossClients];
+    readonly HttpClient _http = new() { Timeout = TimeSpan.FromSeconds(20) };
+    readonly List<(string What, TimeSpan Concerned, TimeSpan Others)> _pauses = [];
+    LocalCluster _cluster = null!;
+
+    string Folder => Path.Combine(_folder.Path, "cluster");
+
+    public async ValueTask InitializeAsync()
+    {
+        Assert.SkipUnless(
+            LocalZooKeeper.IsInstalled && LocalPostgreSql.ProgramsFolder is not null && LocalRedis.IsInstalled, "ZooKeeper, PostgreSQL or Redis is not installed: ./test installs them when run as root.");
+        JsonElement up = await PurseProcess.JsonAsync("cluster", "up", "--local", "--folder", Folder, "--partitions", $"{Partitions}");
+        Environment.SetEnvironmentVariable("PGPASSFILE", LocalCluster.PasswordsOf(Folder).Value);
+        _cluster = LocalCluster.Open(Folder);
+        Assert.Equal(Folder, up.GetProperty("folder").GetString());
+        Assert.Equal(
+            ["zookeeper", "zookeeper", "zookeeper", "postgres", "standby", "postgres", "postgres", "redis", "redis", "wallet"],
+            up.GetProperty("processes").EnumerateArray().Select(process => process.GetProperty("role").GetString()));
+        foreach (JsonElement process in up.GetProperty("processes").EnumerateArray())
+        {
+            Assert.True(Directory.Exists($"/proc/{process.GetProperty("pid").GetInt32()}"));
+            Assert.NotEmpty(process.GetProperty("address").GetString()!);
+        }
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        _http.Dispose();
+        if (_cluster is not null) await LocalCluster.DownAsync(Folder, static _ => { });
+        _folder.Dispose();
+    }
+
+    Uri Wallet(string path) => new(_cluster.Of("wallet-1").Address + path);
+
+    [Fact]
+    public async Task Whatever_fails_nothing_is_lost_nothing_is_there_twice_and_writes_go_on()
+    {
+        foreach (string name in _accounts.SelectMany(one => one))
+        {
+            await SendAsync("/v1/wallet/accounts", $$"""{"account":"{{name}}"}""");
+            await TransferAsync("@world", name, 1_000_000);
+        }
+
+        // Partition n is in store s(n mod 3 + 1).
+        await UnderLoadAsync("nothing", [], () => Task.Delay(1000));
+        await UnderLoadAsync("a PostgreSQL primary is killed, its standby promoted and followed by a new one", [0, 3], KillPrimaryAsync);
+        await UnderLoadAsync("a PostgreSQL server is restarted", [1, 4], async () =>
+        {
+            await LocalProcess.SignalAsync(_cluster.Of("postgres-2").Pid, "INT");
+            await StartAgainAsync("postgres-2");
+        });
+        await UnderLoadAsync("a ZooKeeper server is killed", [], () => KillZooKeeperAsync("follower"));
+        await UnderLoadAsync("ZooKeeper's leader is killed", [], () => KillZooKeeperAsync("leader"));
+        await UnderLoadAsync("all of ZooKeeper is killed, and away for five seconds", [], async () =>
+        {
+            string[] servers = [.. _cluster.Processes.Where(process => process.Role == "zookeeper").Select(process => process.Name)];
+            foreach (string server in servers) await LocalProcess.SignalAsync(_cluster.Of(server).Pid, "KILL");
+            long[] before = [.. _counts];
+            await Task.Delay(5000);
+            Assert.All(Enumerable.Range(0, Partitions), partition => Assert.True(_counts[partition] > before[partition] + 20));
+            foreach (string server in servers) _cluster.StartAgain(server);
+            foreach (string server in servers) await _cluster.WaitAsync(server);
+        });
+        await UnderLoadAsync("a Redis node is killed, and comes back empty", [], () => KillAsync("redis-1"));
+        await using (LocalRedis third = await LocalRedis.StartAsync(Path.Combine(_folder.Path, "redis-3")))
+        {
+            string[] two = [.. RedisNodes()];
+            await UnderLoadAsync("a Redis node is added", [], () => PurseAsync(["cluster", "redis", "set", "--cluster", _cluster.Cluster, .. two, third.Address]), [.. two, third.Address]);
+            await UnderLoadAsync("a Redis node is taken away", [], () => PurseAsync(["cluster", "redis", "set", "--cluster", _cluster.Cluster, .. two]));
+        }
+
+        await UnderLoadAsync("a partition is moved to another store", [1], () => MoveAsync(1, "s3"));
+        await UnderLoadAsync("a partition is moved from the replicated store, and back", [0], async () =>
+        {
+            await MoveAsync(0, "s2");
+            await MoveAsync(0, "s1");
+        });
+        await UnderLoadAsync("the wallet is killed", [.. Enumerable.Range(0, Partitions)], () => KillAsync("wallet-1"));
+        await FillDiskAsync();
+        await UnderLoadAsync("the views are rebuilt", [], () => PurseAsync("views", "rebuild", "--cluster", _cluster.Cluster));
+        foreach ((string what, TimeSpan concerned, TimeSpan others) in _pauses)
+            TestContext.Current.SendDiagnosticMessage($"| {what} | {(concerned == default ? "" : $"{concerned.TotalSeconds:0.00} s")} | {others.TotalSeconds:0.00} s |");
+    }
+
+    static async Task PurseAsync(params string[] arguments)
+    {
+        (int exit, string output, string error) = await PurseProcess.RunAsync(arguments);
+        Assert.True(exit == 0, $"purse {string.Join(' ', arguments)} ended with {exit}: {output}{error}");
+    }
+
+    Task MoveAsync(int partition, string store) => PurseAsync("cluster", "move", $"{partition}", store, "--cluster", _cluster.Cluster);
+
+    IEnumerable<string> RedisNodes() => _cluster.Processes.Where(process => process.Role == "redis").Select(process => process.Address);
+
+    async Task StartAgainAsync(string name)
+    {
+        while (_cluster.IsRunning(_cluster.Of(name))) await Task.Delay(10);
+        _cluster.StartAgain(name);
+        await _cluster.WaitAsync(name);
+    }
+
+    async Task KillAsync(string name)
+    {
+        await LocalProcess.SignalAsync(_cluster.Of(name).Pid, "KILL");
+        await StartAgainAsync(name);
+    }
+
+    async Task KillZooKeeperAsync(string mode)
+    {
+        foreach (LocalClusterProcess server in _cluster.Processes.Where(process => process.Role == "zookeeper"))
+        {
+            if (await LocalZooKeeper.ModeAsync(server.Port) != mode) continue;
+            await KillAsync(server.Name);
+            return;
+        }
+
+        Assert.Fail($"ZooKeeper has no {mode}.");
+    }
+
+    async Task KillPrimaryAsync()
+    {
+        LocalClusterProcess standby = _cluster.Of("postgres-1-standby");
+        await LocalProcess.SignalAsync(_cluster.Of("postgres-1").Pid, "KILL");
+        LocalPostgreSql promoted = LocalPostgreSql.Open(Path.Combine(Folder, standby.Name), standby.Port, standby.Pid);
+        await promoted.PromoteAsync();
+        // What its clients were told is on two disks: it takes no more before there are two again.
+        LocalPostgreSql second = await promoted.MakeStandbyAsync(Path.Combine(Folder, "postgres-1-third"), "third", isSynchronous: true);
+        _second = second;
+        string passwords = LocalCluster.PasswordsOf(Folder).Value;
+        string line = (await File.ReadAllLinesAsync(passwords)).First(one => one.Contains($":{standby.Port}:", StringComparison.Ordinal));
+        await File.AppendAllLinesAsync(passwords, [line.Replace($":{standby.Port}:", $":{second.Port}:", StringComparison.Ordinal)]);
+        await PurseAsync(
+            "cluster", "stores", "set", "s1", "--replicated", "--cluster", _cluster.Cluster, "--connection", $"Host=127.0.0.1:{standby.Port},127.0.0.1:{second.Port};Database=purse;Username=purse_journal");
+        // Its own user forgets it, as whoever repairs the machine would make it a standby.
+        _cluster.Processes.RemoveAll(process => process.Name == "postgres-1");
+    }
+
+    LocalPostgreSql? _second;
+
+    /// <summary>A store of its own on a small file system.</summary>
+    async Task FillDiskAsync()
+    {
+        string small = Path.Combine(_folder.Path, "small");
+        Directory.CreateDirectory(small);
+        if (Environment.UserName != "root" || !await RunAsync("mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", small))
+        {
+            TestContext.Current.SendDiagnosticMessage("A small file system can only be mounted by root: a full disk was not tried.");
+            return;
+        }
+
+        try
+        {
+            await RunAsync("chown", "postgres:postgres", small);
+            // Its write-ahead log is elsewhere: without room for that, PostgreSQL ends, and is a server that was killed.
+            await using LocalPostgreSql server = await LocalPostgreSql.MakeAsync(Path.Combine(_folder.Path, "postgres-4"));
+            await server.ExecuteAsync($"create tablespace small location '{small}'");
+            await server.ExecuteAsync("create role purse_journal login password 'small'");
+            await server.ExecuteAsync("create database purse owner purse_journal tablespace small");
+            await File.AppendAllLinesAsync(LocalCluster.PasswordsOf(Folder).Value, [$"127.0.0.1:{server.Port}:*:purse_journal:small"]);
+            await PurseAsync("cluster", "stores", "add", "s4", "--cluster", _cluster.Cluster, "--connection", $"Host=127.0.0.1:{server.Port};Database=purse;Username=purse_journal");
+            await MoveAsync(5, "s4");
+            await UnderLoadAsync("a store's disk is full, until room is made", [5], async () =>
+            {
+                string ballast = Path.Combine(small, "ballast");
+                await using (FileStream file = File.Create(ballast))
+                {
+                    byte[] some = new byte[64 * 1024];
+                    try
+                    {
+                        while (true) await file.WriteAsync(some);
+                    }
+                    catch (IOException)
+                    {
+                        // Full.
+                    }
+                }
+
+                for (Stopwatch watch = Stopwatch.StartNew(); await StatusAsync("/readyz") == 200; await Task.Delay(20)) Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), "the disk is full, and nobody says so");
+                await Task.Delay(1000);
+                // What is there is answered; the other partitions take writes.
+                Assert.Equal(200, await StatusAsync($"/v1/wallet/accounts/{_accounts[5][0]}"));
+                Assert.Equal(200, await StatusAsync($"/v1/wallet/accounts/{_accounts[2][0]}"));
+                File.Delete(ballast);
+            });
+            await MoveAsync(5, "s3");
+            await CheckAsync("a partition left a small disk");
+        }
+        finally
+        {
+            await RunAsync("umount", small);
+        }
+    }
+
+    async Task<int> StatusAsync(string path)
+    {
+        using HttpResponseMessage answer = await _http.GetAsync(Wallet(path));
+        return (int)answer.StatusCode;
+    }
+
+    static async Task<bool> RunAsync(string program, params string[] arguments)
+    {
+        using Process process = Process.Start(program, arguments);
+        await process.WaitForExitAsync();
+        return process.ExitCode == 0;
+    }
+
+    /// <param name="concerned">Partitions that the fault stops; the others should hardly notice.</param>
+    async Task UnderLoadAsync(string what, int[] concerned, Func<Task> fault, string[]? redis = null)
+    {
+        using CancellationTokenSource end = new();
+        Array.Clear(_lastTicks);
+        Task[] clients = [.. Enumerable.Range(0, _counts.Length).Select(client => Task.Run(() => LoadAsync(client, end.Token)))];
+        Task load = Task.WhenAll(clients);
+        try
+        {
+            await GoesOnAsync("before " + what);
+            Array.Clear(_longestTicks);
+            await fault();
+            await GoesOnAsync("after " + what);
+        }
+        finally
+        {
+            await end.CancelAsync();
+            await load;
+        }
+
+        TimeSpan longest(IEnumerable<int> some) => Stopwatch.GetElapsedTime(0, some.Select(client => _longestTicks[client]).DefaultIfEmpty().Max());
+        _pauses.Add((what, longest(concerned), longest(Enumerable.Range(0, Partitions).Except(concerned))));
+        TestContext.Current.SendDiagnosticMessage($"{what}: longest pause {_pauses[^1].Concerned.TotalSeconds:0.00} s of those concerned, {_pauses[^1].Others.TotalSeconds:0.00} s of the others; {_acknowledged.Count} acknowledged in all");
+        await CheckAsync(what, redis);
+    }
+
+    /// <summary>Every client gets answers.</summary>
+    async Task GoesOnAsync(string when)
+    {
+        long[] before = [.. _counts];
+        for (Stopwatch watch = Stopwatch.StartNew(); _counts.Zip(before).Any(pair => pair.First < pair.Second + 20); await Task.Delay(10))
+            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), $"{when}, writes do not go on: {string.Join(' ', _counts.Zip(before, (now, then) => now - then))}\n{LocalProcess.LogOf(Path.Combine(Folder, "wallet-1"))}");
+    }
+
+    async Task LoadAsync(int client, CancellationToken end)
+    {
+        Random random = new(client);
+        while (!end.IsCancellationRequested)
+        {
+            int partition = client < Partitions ? client : random.Next(Partitions), other = client < Partitions ? client : (partition + 1 + random.Next(Partitions - 1)) % Partitions;
+            int from = random.Next(AccountsEach), to = (from + 1 + random.Next(AccountsEach - 1)) % AccountsEach;
+            await TransferAsync(_accounts[partition][from], _accounts[other][to], 1 + random.Next(3));
+            long now = Stopwatch.GetTimestamp(), before = _lastTicks[client];
+            if (before != 0) _longestTicks[client] = Math.Max(_longestTicks[client], now - before);
+            _lastTicks[client] = now;
+            Interlocked.Increment(ref _counts[client]);
+            await Task.Delay(2, CancellationToken.None);
+        }
+    }
+
+    async Task TransferAsync(string from, string to, int amount)
+    {
+        Guid id = Guid.NewGuid();
+        JsonElement answer = await SendAsync("/v1/wallet/balance_transfer", $$"""{"from_account":"{{from}}","to_account":"{{to}}","amount":"{{amount}}.00","currency":"USD","transaction_id":"{{id}}"}""");
+        _acknowledged[id] = answer.GetProperty("position").GetString()!;
+    }
+
+    /// <summary>The same again until it is answered for good, as a careful caller does.</summary>
+    async Task<JsonElement> SendAsync(string path, string body)
+    {
+        string last = "";
+        for (Stopwatch watch = Stopwatch.StartNew(); ; await Task.Delay(10))
+        {
+            Assert.True(watch.Elapsed < TimeSpan.FromMinutes(2), $"no answer for two minutes, in the end: {last}");
+            try
+            {
+                using HttpRequestMessage request = new(HttpMethod.Post, Wallet(path)) { Content = new StringContent(body, Encoding.UTF8, new MediaTypeHeaderValue("application/json")) };
+                request.Headers.Add("X-Request-Timeout-Ms", "2000");
+                using HttpResponseMessage answer = await _http.SendAsync(request);
+                last = await answer.Content.ReadAsStringAsync();
+                if ((int)answer.StatusCode is 202 or >= 500) continue;
+                Assert.True(answer.IsSuccessStatusCode, $"{body}\n{last}");
+                return JsonDocument.Parse(last).RootElement;
+            }
+            catch (Exception e) when (e is HttpRequestException or TaskCanceledException)
+            {
+                last = e.Message;
+            }
+        }
+    }
+
+    async Task<JsonElement> GetAsync(string path)
+    {
+        using HttpResponseMessage answer = await _http.GetAsync(Wallet(path));
+        string text = await answer.Content.ReadAsStringAsync();
+        Assert.True(answer.IsSuccessStatusCode, $"{path}: {text}");
+        return JsonDocument.Parse(text).RootElement;
+    }
+
+    async Task CheckAsync(string what, string[]? redis = null)
+    {
+        for (Stopwatch watch = Stopwatch.StartNew(); ; await Task.Delay(50))
+        {
+            JsonElement inDoubt = await GetAsync("/v1/audit/in_doubt");
+            if (inDoubt.GetProperty("in_doubt").GetArrayLength() == 0 && inDoubt.GetProperty("unreachable").GetArrayLength() == 0) break;
+            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(30), $"after {what}, something stays in doubt: {inDoubt}");
+        }
+
+        JsonElement replay = await PurseProcess.JsonAsync("replay", "--cluster", _cluster.Cluster);
+        Assert.All(replay.GetProperty("sums").EnumerateObject(), sum => Assert.Equal(0m, decimal.Parse(sum.Value.GetString()!, CultureInfo.InvariantCulture)));
+        Dictionary<string, string> replayed = replay.GetProperty("balances").EnumerateArray().ToDictionary(one => one.GetProperty("account").GetString()!, one => one.GetProperty("posted").GetString()!);
+        string position = replay.GetProperty("position").GetString()!;
+        Assert.Equal(_accounts.Sum(one => one.Length) + 1, replayed.Count);
+
+        // The served state, the views, and a plain Redis client.
+        redis ??= [.. RedisNodes()];
+        List<ConnectionMultiplexer> nodes = [];
+        try
+        {
+            foreach (string node in redis) nodes.Add(await ConnectionMultiplexer.ConnectAsync(node));
+            foreach ((string account, string posted) in replayed)
+            {
+                string balance = $"/v1/wallet/accounts/{account}/balance?currency=USD", from = $"after {what}, {account}";
+                Assert.Equal((from, posted), (from, (await GetAsync(balance)).GetProperty("posted").GetString()));
+                Assert.Equal((from, posted), (from, (await GetAsync($"{balance}&source=view&min_position={position}")).GetProperty("posted").GetString()));
+                Assert.Equal((from, posted), (from, (await GetAsync($"/v1/wallet/accounts/{account}?source=view&min_position={position}")).GetProperty("balances").GetProperty("USD").GetProperty("posted").GetString()));
+                if (account[0] != '@') Assert.Equal((from, posted), (from, (string?)await nodes[AccountName.Parse(account).PartitionOf(nodes.Count)].GetDatabase().HashGetAsync($"balance:{account}", "USD")));
+            }
+        }
+        finally
+        {
+            foreach (ConnectionMultiplexer node in nodes) await node.DisposeAsync();
+        }
+
+        // Every event: each acknowledged transfer is there, once on each side.
+        (int exit, string export, string error) = await PurseProcess.RunAsync("export", "--cluster", _cluster.Cluster);
+        Assert.True(exit == 0, error);
+        Dictionary<Guid, (int Debits, int Credits)> seen = [];
+        foreach (string line in export.Split('\n', StringSplitOptions.RemoveEmptyEntries))
+        {
+            using JsonDocument e = JsonDocument.Parse(line);
+            if (e.RootElement.GetProperty("kind").GetString() is not ("debited" or "credited") || !e.RootElement.TryGetProperty("transaction_id", out JsonElement id)) continue;
+            (int debits, int credits) = seen.GetValueOrDefault(id.GetGuid());
+            seen[id.GetGuid()] = e.RootElement.GetProperty("kind").GetString() == "debited" ? (debits + 1, credits) : (debits, credits + 1);
+        }
+
+        Assert.All(seen, one => Assert.Equal((1, 1), one.Value));
+        Assert.Empty(_acknowledged.Keys.Except(seen.Keys));
+
+        // The rows of the view say the same, by SQL.
+        JsonElement status = await PurseProcess.JsonAsync("cluster", "status", "--cluster", _cluster.Cluster);
+        await using NpgsqlConnection view = new(status.GetProperty("view").GetString() + ";Pooling=false");
+        await view.OpenAsync();
+        await using NpgsqlCommand rows = new("select (select count(*) from transfers), (select count(distinct transaction_id) from transfers where status = 'completed'), (select count(*) from entries where kind in ('debited', 'credited'))", view);
+        await using NpgsqlDataReader row = await rows.ExecuteReaderAsync();
+        await row.ReadAsync();
+        Assert.Equal(((long)seen.Count, (long)seen.Count, 2L * seen.Count), (row.GetInt64(0), row.GetInt64(1), row.GetInt64(2)));
+        // Nothing acknowledged was taken back: its position is one that is there.
+        Dictionary<string, ulong> heads = position.Split(',').ToDictionary(one => one.Split(':')[0], one => ulong.Parse(one.Split(':')[1], CultureInfo.InvariantCulture));
+        Assert.All(_acknowledged.Values.SelectMany(one => one.Split(',')), one => Assert.True(ulong.Parse(one.Split(':')[1], CultureInfo.InvariantCulture) <= heads[one.Split(':')[0]]));
+    }
+}
