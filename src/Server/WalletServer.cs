@@ -57,13 +57,14 @@ public sealed class WalletServer : IAsyncDisposable
     readonly WebApplication _app;
     readonly DataFolder? _folder;
     readonly ClusterStores? _cluster;
-    readonly ViewHost _views;
+    /// <summary>What it feeds.</summary>
+    internal ViewHost Views { get; }
     bool _disposed;
 
     WalletServer(WebApplication app, DataFolder? folder, ClusterStores? cluster, ViewHost views, IReadOnlyList<Partition> partitions)
     {
         _app = app;
-        _views = views;
+        Views = views;
         _folder = folder;
         _cluster = cluster;
         Partitions = partitions;
@@ -303,7 +304,7 @@ public sealed class WalletServer : IAsyncDisposable
         _disposed = true;
         await _app.StopAsync();
         await _spreading;
-        await _views.DisposeAsync();
+        await Views.DisposeAsync();
         await EndCommitsAsync();
         await Task.WhenAll(Partitions.Select(partition => partition.DisposeAsync().AsTask()));
         await _app.DisposeAsync();

@@ -37,7 +37,8 @@ public sealed class PostgreSqlView : SqlView
     public override ulong[] Positions()
     {
         ulong[] positions = new ulong[PartitionsCount];
-        using NpgsqlCommand command = new("select partition, position from checkpoints", _connection);
+        using NpgsqlConnection own = _source.OpenConnection();
+        using NpgsqlCommand command = new("select partition, position from checkpoints", own);
         using NpgsqlDataReader row = command.ExecuteReader();
         while (row.Read())
         {
@@ -186,8 +187,13 @@ public sealed class PostgreSqlView : SqlView
             });
         }
 
-        foreach ((Origin of, TransferStatus status) in batch.Endings)
-            rest.BatchCommands.Add(Command("insert into endings values ($1, $2, $3) on conflict (origin_partition, origin_position) do update set status = excluded.status", of.Partition, (long)of.Position, NameOf(status)));
+        foreach (Ending ending in batch.Endings)
+        {
+            NpgsqlBatchCommand command = Command($"insert into endings values ($1, $2, $3, $4) {EndingInsert}", ending.Of.Partition, (long)ending.Of.Position, ending.Status is TransferStatus status ? NameOf(status) : DBNull.Value);
+            command.Parameters.Add(new NpgsqlParameter { Value = ending.OriginalId == 0 ? DBNull.Value : GuidOf(ending.OriginalId), NpgsqlDbType = NpgsqlTypes.NpgsqlDbType.Uuid });
+            rest.BatchCommands.Add(command);
+        }
+
         if (rest.BatchCommands.Count > 0) rest.ExecuteNonQuery();
 
         static NpgsqlBatchCommand Command(string sql, params ReadOnlySpan<object> values)

@@ -61,10 +61,16 @@ public abstract class SqlView(string id, int partitionsCount) : IView
             partition int not null, position bigint not null, posting int not null, transaction_id UUID not null, origin_partition int not null, origin_position bigint not null,
             original_id UUID, time TIME not null, from_account TEXT not null, to_account TEXT not null, currency TEXT not null, amount NUMERIC not null, status text not null,
             code text, description text, metadata text, members text, primary key (partition, position, posting));
-        create table endings (origin_partition int not null, origin_position bigint not null, status text not null, primary key (origin_partition, origin_position));
+        create table endings (origin_partition int not null, origin_position bigint not null, status text, original_id UUID, primary key (origin_partition, origin_position));
         create index transfers_by_time on transfers (time, partition, position, posting);
         create index transfers_by_from on transfers (from_account, time);
         create index transfers_by_to on transfers (to_account, time);
+        """;
+
+    /// <summary>Each says what it knows, and leaves the rest.</summary>
+    protected const string EndingInsert = """
+        on conflict (origin_partition, origin_position) do update
+        set status = coalesce(excluded.status, endings.status), original_id = coalesce(excluded.original_id, endings.original_id)
         """;
 
     protected static readonly string[] TableNames = ["about", "checkpoints", "accounts", "balances", "entries", "transfers", "endings"];
@@ -95,6 +101,13 @@ public abstract class SqlView(string id, int partitionsCount) : IView
 
     protected static string TablesWith(string text, string time, string numeric, string uuid) =>
         Tables.Replace("TEXT", text, StringComparison.Ordinal).Replace("TIME", time, StringComparison.Ordinal).Replace("NUMERIC", numeric, StringComparison.Ordinal).Replace("UUID", uuid, StringComparison.Ordinal);
+
+    protected static Guid GuidOf(UInt128 id)
+    {
+        Span<byte> bytes = stackalloc byte[16];
+        System.Buffers.Binary.BinaryPrimitives.WriteUInt128BigEndian(bytes, id);
+        return new Guid(bytes, bigEndian: true);
+    }
 
     protected static string NameOf(EventKind kind) => KindNames[kind];
 
@@ -162,7 +175,7 @@ public abstract class SqlView(string id, int partitionsCount) : IView
         string[] sides = search.Account is null ? [""] : [$"t.from_account = {Parameter(search.Account)}", $"t.to_account = {Parameter(search.Account)}"];
         IEnumerable<string> selects = sides.Select(side => $"""
             select * from (
-                select t.partition, t.position, t.posting, t.transaction_id, t.original_id, t.time, t.from_account, t.to_account, t.currency, {AmountText("t.amount")} as amount,
+                select t.partition, t.position, t.posting, t.transaction_id, coalesce(t.original_id, e.original_id) as original_id, t.time, t.from_account, t.to_account, t.currency, {AmountText("t.amount")} as amount,
                        coalesce(e.status, t.status) as status, t.code, t.description, t.metadata
                 from transfers t left join endings e on e.origin_partition = t.origin_partition and e.origin_position = t.origin_position
                 {(where.Count == 0 && side.Length == 0 ? "" : $"where {string.Join(" and ", side.Length == 0 ? where : where.Prepend(side))}")}

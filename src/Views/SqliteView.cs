@@ -11,7 +11,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 {
     const string TimeFormat = "yyyy-MM-dd'T'HH:mm:ss.ffffff'Z'";
 
-    readonly string _connectionString = new SqliteConnectionStringBuilder { DataSource = path, Mode = SqliteOpenMode.ReadWriteCreate, DefaultTimeout = 10 }.ToString();
+    readonly string _connectionString = new SqliteConnectionStringBuilder { DataSource = path, Mode = SqliteOpenMode.ReadWriteCreate, DefaultTimeout = 10, Pooling = false }.ToString();
     readonly string _readConnectionString = new SqliteConnectionStringBuilder { DataSource = path, Mode = SqliteOpenMode.ReadOnly, DefaultTimeout = 10 }.ToString();
 
     /// <summary>Of the file that is at the path now, whichever one others have open.</summary>
@@ -57,7 +57,6 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
     void Delete()
     {
         Close();
-        using (SqliteConnection own = new(_connectionString)) SqliteConnection.ClearPool(own);
         foreach (string file in (string[])[path, $"{path}-wal", $"{path}-shm"]) File.Delete(file);
     }
 
@@ -158,7 +157,12 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
             statements.Balance.Run(transaction, NameOf(state, account), state.CurrencyCode(currency), batch.Partition, Amount.Format(row.Posted, decimals), Amount.Format(row.Held, decimals), (long)row.Position);
         }
 
-        foreach ((Origin of, TransferStatus status) in batch.Endings) statements.Ending.Run(transaction, of.Partition, (long)of.Position, NameOf(status));
+        foreach (Ending ending in batch.Endings)
+        {
+            statements.Ending.Run(
+                transaction, ending.Of.Partition, (long)ending.Of.Position, ending.Status is TransferStatus status ? NameOf(status) : DBNull.Value, ending.OriginalId == 0 ? DBNull.Value : UuidOf(ending.OriginalId));
+        }
+
         transaction.Commit();
         return true;
     }
@@ -188,14 +192,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
     static object TextOf(byte[]? utf8) => utf8 is null ? DBNull.Value : Encoding.UTF8.GetString(utf8);
 
-    static string UuidOf(UInt128 id) => new Guid(Bytes(id), bigEndian: true).ToString();
-
-    static byte[] Bytes(UInt128 id)
-    {
-        byte[] bytes = new byte[16];
-        System.Buffers.Binary.BinaryPrimitives.WriteUInt128BigEndian(bytes, id);
-        return bytes;
-    }
+    static string UuidOf(UInt128 id) => GuidOf(id).ToString();
 
     protected override object TimeOf(long micros) => DateTime.UnixEpoch.AddMicroseconds(micros).ToString(TimeFormat, CultureInfo.InvariantCulture);
 
@@ -237,7 +234,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
         public Statement Balance { get; } = new(connection, "insert into balances values ($0, $1, $2, $3, $4, $5) on conflict do update set posted = excluded.posted, held = excluded.held, position = excluded.position", 6);
 
-        public Statement Ending { get; } = new(connection, "insert into endings values ($0, $1, $2) on conflict do update set status = excluded.status", 3);
+        public Statement Ending { get; } = new(connection, $"insert into endings values ($0, $1, $2, $3) {EndingInsert}", 4);
 
         public Statement AccountOpened { get; } = new(connection, "insert into accounts values ($0, 'open', $1, $2, $3, $4, $5)", 6);
 

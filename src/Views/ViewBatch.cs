@@ -34,6 +34,9 @@ struct TransferRow
 
 readonly record struct Origin(int Partition, ulong Position);
 
+/// <summary>What became of all movements of one id; or what they are about, where their own events do not say so.</summary>
+readonly record struct Ending(Origin Of, TransferStatus? Status, UInt128 OriginalId = default);
+
 /// <summary>As the HTTP contract names it, in small letters.</summary>
 public enum TransferStatus : byte
 {
@@ -59,7 +62,7 @@ public sealed class ViewBatch
     internal List<TransferRow> Transfers { get; } = [];
 
     /// <summary>What became of movements that were there before, or are in this batch, or come later from another partition.</summary>
-    internal List<(Origin Of, TransferStatus Status)> Endings { get; } = [];
+    internal List<Ending> Endings { get; } = [];
 
     internal List<AccountRow> Accounts { get; } = [];
 
@@ -187,30 +190,38 @@ public sealed class ViewBatch
                 (row.Description, row.Metadata) = (attachment.Erased(AttachmentTag.Description), attachment.Erased(AttachmentTag.Metadata));
                 if (about is null) break;
                 row.OriginalId = about.Event.TransactionId;
-                if (kind == EventKind.Captured) Endings.Add((OriginOf(about), TransferStatus.Captured));
+                if (kind == EventKind.Captured) Endings.Add(new Ending(OriginOf(about), TransferStatus.Captured));
                 else AddReversal(about, e, attachment);
                 break;
             }
 
             case EventKind.Credited or EventKind.Committed:
-                if (isReversal && isAcross && origin.Partition == Partition && e.Link != 0) AddReversal(_readers.ReadDecision(e.Link), e, attachment);
+                if (isReversal && isAcross && origin.Partition == Partition && e.Link != 0)
+                {
+                    RecordedEvent about = _readers.ReadDecision(e.Link);
+                    AddReversal(about, e, attachment);
+                    // For the sides elsewhere.
+                    Endings.Add(new Ending(origin, null, about.Event.TransactionId));
+                }
+
                 break;
 
             case EventKind.Released when (e.Flags & EventFlags.Capture) == 0:
-                Endings.Add((OriginOf(_readers.ReadDecision(e.Link)), TransferStatus.Voided));
+                Endings.Add(new Ending(OriginOf(_readers.ReadDecision(e.Link)), TransferStatus.Voided));
                 break;
 
             case EventKind.Expired:
-                Endings.Add((OriginOf(_readers.ReadDecision(e.Link)), TransferStatus.Expired));
+                Endings.Add(new Ending(OriginOf(_readers.ReadDecision(e.Link)), TransferStatus.Expired));
                 break;
 
             case EventKind.TransferRejected:
             {
                 Movement[] movements = e.Counterparty == 0 && e.Link == 0 ? [] : _readers.MovementsOf(recorded);
+                UInt128 originalId = e.Link == 0 ? 0 : _readers.ReadDecision(e.Link).Event.TransactionId;
                 for (int i = 0; i < movements.Length; i++)
                 {
                     ref TransferRow row = ref AddMovement(sequence, recorded.TimeMicros, e, movements[i].Payer, movements[i].Payee, TransferStatus.Rejected);
-                    (row.Origin, row.Posting, row.Amount, row.Currency) = (origin, (ushort)i, movements[i].Amount, movements[i].Currency);
+                    (row.Origin, row.OriginalId, row.Posting, row.Amount, row.Currency) = (origin, originalId, (ushort)i, movements[i].Amount, movements[i].Currency);
                     (row.Description, row.Metadata) = (attachment.Erased(AttachmentTag.Description), attachment.Erased(AttachmentTag.Metadata));
                 }
 
@@ -235,7 +246,7 @@ public sealed class ViewBatch
     void AddReversal(RecordedEvent about, in Event e, in Attachment attachment)
     {
         Int128 left = attachment.Integer(AttachmentTag.Left) ?? attachment.Integer(AttachmentTag.Bound) ?? e.Amount;
-        if (e.Count > 0 || left == e.Amount) Endings.Add((OriginOf(about), TransferStatus.Reversed));
+        if (e.Count > 0 || left == e.Amount) Endings.Add(new Ending(OriginOf(about), TransferStatus.Reversed));
     }
 
     /// <param name="decision">What its id came to, with what its head says.</param>

@@ -130,15 +130,14 @@ public sealed partial class ViewFeeder : IAsyncDisposable
                 if (!FeedOne(partition, readers, flushed)) return;
             }
 
-            if (any) continue;
-            // Wiped, dropped or told to be rebuilt, while nothing happens that would show it.
+            // Wiped, dropped, deleted or told to be rebuilt: where nothing is written, nothing else would show it.
             if (Environment.TickCount64 > nextLook)
             {
                 if (!View.Positions().AsSpan().SequenceEqual(_positions)) return;
                 nextLook = Environment.TickCount64 + LookIntervalMilliseconds;
             }
 
-            Thread.Sleep(Idle);
+            if (!any) Thread.Sleep(Idle);
         }
     }
 
