@@ -177,7 +177,7 @@ public sealed class PostgreSqlView : SqlView
         foreach (AccountRow row in batch.Accounts)
         {
             string name = state.Names[row.Account].ToString();
-            object metadata = row.Metadata is null ? DBNull.Value : System.Text.Encoding.UTF8.GetString(row.Metadata);
+            object metadata = TextOf(row.Metadata);
             rest.BatchCommands.Add(row.Kind switch
             {
                 EventKind.AccountOpened => Command("insert into accounts values ($1, 'open', $2, $3, $4, $5, $6)", name, metadata, LimitsOf(row.Limits, state), DateTime.UnixEpoch.AddMicroseconds(row.TimeMicros), batch.Partition, (long)row.Position),
@@ -187,14 +187,16 @@ public sealed class PostgreSqlView : SqlView
             });
         }
 
-        foreach (Ending ending in batch.Endings)
+        foreach (IdRow row in batch.Ids)
         {
-            NpgsqlBatchCommand command = Command($"insert into endings values ($1, $2, $3, $4) {EndingInsert}", ending.Of.Partition, (long)ending.Of.Position, ending.Status is TransferStatus status ? NameOf(status) : DBNull.Value);
-            command.Parameters.Add(new NpgsqlParameter { Value = ending.OriginalId == 0 ? DBNull.Value : GuidOf(ending.OriginalId), NpgsqlDbType = NpgsqlTypes.NpgsqlDbType.Uuid });
-            rest.BatchCommands.Add(command);
+            rest.BatchCommands.Add(Command(
+                $"insert into ids values ($1, $2, $3, $4::uuid, $5, $6, $7) {IdsConflict}", row.Of.Partition, (long)row.Of.Position, row.Status is TransferStatus status ? NameOf(status) : DBNull.Value,
+                row.OriginalId == 0 ? DBNull.Value : GuidOf(row.OriginalId).ToString(), TextOf(row.Description), TextOf(row.Metadata), MembersOf(row.Metadata) ?? (object)DBNull.Value));
         }
 
         if (rest.BatchCommands.Count > 0) rest.ExecuteNonQuery();
+
+        static object TextOf(byte[]? utf8) => utf8 is null ? DBNull.Value : System.Text.Encoding.UTF8.GetString(utf8).Replace('\0', '\ufffd');
 
         static NpgsqlBatchCommand Command(string sql, params ReadOnlySpan<object> values)
         {

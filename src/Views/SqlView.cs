@@ -61,19 +61,19 @@ public abstract class SqlView(string id, int partitionsCount) : IView
             partition int not null, position bigint not null, posting int not null, transaction_id UUID not null, origin_partition int not null, origin_position bigint not null,
             original_id UUID, time TIME not null, from_account TEXT not null, to_account TEXT not null, currency TEXT not null, amount NUMERIC not null, status text not null,
             code text, description text, metadata text, members text, primary key (partition, position, posting));
-        create table endings (origin_partition int not null, origin_position bigint not null, status text, original_id UUID, primary key (origin_partition, origin_position));
+        create table ids (
+            origin_partition int not null, origin_position bigint not null, status text, original_id UUID, description text, metadata text, members text,
+            primary key (origin_partition, origin_position));
         create index transfers_by_time on transfers (time, partition, position, posting);
         create index transfers_by_from on transfers (from_account, time);
         create index transfers_by_to on transfers (to_account, time);
         """;
 
-    /// <summary>Each says what it knows, and leaves the rest.</summary>
-    protected const string EndingInsert = """
-        on conflict (origin_partition, origin_position) do update
-        set status = coalesce(excluded.status, endings.status), original_id = coalesce(excluded.original_id, endings.original_id)
-        """;
+    /// <summary>Each partition says what it knows, and leaves the rest.</summary>
+    protected static readonly string IdsConflict =
+        $"on conflict (origin_partition, origin_position) do update set {string.Join(", ", ((string[])["status", "original_id", "description", "metadata", "members"]).Select(column => $"{column} = coalesce(excluded.{column}, ids.{column})"))}";
 
-    protected static readonly string[] TableNames = ["about", "checkpoints", "accounts", "balances", "entries", "transfers", "endings"];
+    protected static readonly string[] TableNames = ["about", "checkpoints", "accounts", "balances", "entries", "transfers", "ids"];
 
     static readonly string[] Kinds = [.. Enum.GetValues<EventKind>().Select(kind => JsonNamingPolicy.SnakeCaseLower.ConvertName($"{kind}"))];
     static readonly Dictionary<EventKind, string> KindNames = Enum.GetValues<EventKind>().Zip(Kinds).ToDictionary(one => one.First, one => one.Second);
@@ -167,7 +167,7 @@ public abstract class SqlView(string id, int partitionsCount) : IView
         if (search.MinAmount is not null) where.Add(Compare("t.amount", ">=", Parameter(search.MinAmount)));
         if (search.MaxAmount is not null) where.Add(Compare("t.amount", "<=", Parameter(search.MaxAmount)));
         if (search.Status is not null) where.Add($"coalesce(e.status, t.status) = {Parameter(search.Status)}");
-        foreach (string line in search.Metadata is JsonElement members ? LinesOf(members) : []) where.Add(Contains("t.members", Parameter(line + "\n")));
+        foreach (string line in search.Metadata is JsonElement members ? LinesOf(members) : []) where.Add(Contains("coalesce(t.members, e.members)", Parameter(line + "\n")));
         if (search.After is var (time, partition, position, posting))
             where.Add($"(t.time, t.partition, t.position, t.posting) < ({Parameter(TimeOf(time))}, {Parameter(partition)}, {Parameter((long)position)}, {Parameter(posting)})");
         string limit = Parameter(search.Limit);
@@ -176,8 +176,8 @@ public abstract class SqlView(string id, int partitionsCount) : IView
         IEnumerable<string> selects = sides.Select(side => $"""
             select * from (
                 select t.partition, t.position, t.posting, t.transaction_id, coalesce(t.original_id, e.original_id) as original_id, t.time, t.from_account, t.to_account, t.currency, {AmountText("t.amount")} as amount,
-                       coalesce(e.status, t.status) as status, t.code, t.description, t.metadata
-                from transfers t left join endings e on e.origin_partition = t.origin_partition and e.origin_position = t.origin_position
+                       coalesce(e.status, t.status) as status, t.code, coalesce(t.description, e.description), coalesce(t.metadata, e.metadata)
+                from transfers t left join ids e on e.origin_partition = t.origin_partition and e.origin_position = t.origin_position
                 {(where.Count == 0 && side.Length == 0 ? "" : $"where {string.Join(" and ", side.Length == 0 ? where : where.Prepend(side))}")}
                 order by t.time desc, t.partition desc, t.position desc, t.posting desc limit {limit}) as s{Array.IndexOf(sides, side)}
             """);

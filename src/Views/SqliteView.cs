@@ -157,10 +157,11 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
             statements.Balance.Run(transaction, NameOf(state, account), state.CurrencyCode(currency), batch.Partition, Amount.Format(row.Posted, decimals), Amount.Format(row.Held, decimals), (long)row.Position);
         }
 
-        foreach (Ending ending in batch.Endings)
+        foreach (IdRow row in batch.Ids)
         {
-            statements.Ending.Run(
-                transaction, ending.Of.Partition, (long)ending.Of.Position, ending.Status is TransferStatus status ? NameOf(status) : DBNull.Value, ending.OriginalId == 0 ? DBNull.Value : UuidOf(ending.OriginalId));
+            statements.Id.Run(
+                transaction, row.Of.Partition, (long)row.Of.Position, row.Status is TransferStatus status ? NameOf(status) : DBNull.Value, row.OriginalId == 0 ? DBNull.Value : UuidOf(row.OriginalId),
+                TextOf(row.Description), TextOf(row.Metadata), MembersOf(row.Metadata) ?? (object)DBNull.Value);
         }
 
         transaction.Commit();
@@ -234,7 +235,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
         public Statement Balance { get; } = new(connection, "insert into balances values ($0, $1, $2, $3, $4, $5) on conflict do update set posted = excluded.posted, held = excluded.held, position = excluded.position", 6);
 
-        public Statement Ending { get; } = new(connection, $"insert into endings values ($0, $1, $2, $3) {EndingInsert}", 4);
+        public Statement Id { get; } = new(connection, $"insert into ids values ($0, $1, $2, $3, $4, $5, $6) {IdsConflict}", 7);
 
         public Statement AccountOpened { get; } = new(connection, "insert into accounts values ($0, 'open', $1, $2, $3, $4, $5)", 6);
 
@@ -246,7 +247,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
         public void Dispose()
         {
-            foreach (Statement statement in (Statement[])[Checkpoint, Entry, Transfer, Balance, Ending, AccountOpened, AccountLimits, AccountMetadata, AccountStatus]) statement.Dispose();
+            foreach (Statement statement in (Statement[])[Checkpoint, Entry, Transfer, Balance, Id, AccountOpened, AccountLimits, AccountMetadata, AccountStatus]) statement.Dispose();
         }
     }
 

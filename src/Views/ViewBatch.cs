@@ -34,8 +34,8 @@ struct TransferRow
 
 readonly record struct Origin(int Partition, ulong Position);
 
-/// <summary>What became of all movements of one id; or what they are about, where their own events do not say so.</summary>
-readonly record struct Ending(Origin Of, TransferStatus? Status, UInt128 OriginalId = default);
+/// <summary>What one partition knows about all movements of one id: what became of them, and what their own events elsewhere do not say.</summary>
+readonly record struct IdRow(Origin Of, TransferStatus? Status = null, UInt128 OriginalId = default, byte[]? Description = null, byte[]? Metadata = null);
 
 /// <summary>As the HTTP contract names it, in small letters.</summary>
 public enum TransferStatus : byte
@@ -61,8 +61,8 @@ public sealed class ViewBatch
 
     internal List<TransferRow> Transfers { get; } = [];
 
-    /// <summary>What became of movements that were there before, or are in this batch, or come later from another partition.</summary>
-    internal List<Ending> Endings { get; } = [];
+    /// <summary>About movements that were there before, or are in this batch, or come later from another partition.</summary>
+    internal List<IdRow> Ids { get; } = [];
 
     internal List<AccountRow> Accounts { get; } = [];
 
@@ -89,7 +89,7 @@ public sealed class ViewBatch
         (After, Last) = (after, after);
         Entries.Clear();
         Transfers.Clear();
-        Endings.Clear();
+        Ids.Clear();
         Accounts.Clear();
         Balances.Clear();
     }
@@ -163,7 +163,14 @@ public sealed class ViewBatch
             Status = status,
             Refusal = status == TransferStatus.Rejected ? (Outcome)e.Code : default,
         });
-        return ref System.Runtime.InteropServices.CollectionsMarshal.AsSpan(Transfers)[^1];
+        Span<TransferRow> rows = System.Runtime.InteropServices.CollectionsMarshal.AsSpan(Transfers);
+        if (e.Index > 0 && rows.Length > 1 && rows[^2].Origin == rows[^1].Origin)
+        {
+            // Only the first posting says what all of them are for.
+            (rows[^1].OriginalId, rows[^1].Description, rows[^1].Metadata) = (rows[^2].OriginalId, rows[^2].Description, rows[^2].Metadata);
+        }
+
+        return ref rows[^1];
     }
 
     /// <summary>Events with attachments, with a head of their own, or about another one: those are read.</summary>
@@ -187,10 +194,13 @@ public sealed class ViewBatch
                 RecordedEvent? about = e.Link != 0 && origin.Partition == Partition && (isReversal || kind == EventKind.Captured) ? _readers.ReadDecision(e.Link) : null;
                 ref TransferRow row = ref AddMovement(sequence, recorded.TimeMicros, e, e.Account, e.Counterparty, StatusOf(kind));
                 row.Origin = origin;
-                (row.Description, row.Metadata) = (attachment.Erased(AttachmentTag.Description), attachment.Erased(AttachmentTag.Metadata));
+                row.Description = attachment.Erased(AttachmentTag.Description) ?? row.Description;
+                row.Metadata = attachment.Erased(AttachmentTag.Metadata) ?? row.Metadata;
+                // For the postings elsewhere.
+                if (isAcross && origin.Partition == Partition && (e.Flags & EventFlags.Posting) != 0) Ids.Add(new IdRow(origin, null, about?.Event.TransactionId ?? 0, row.Description, row.Metadata));
                 if (about is null) break;
                 row.OriginalId = about.Event.TransactionId;
-                if (kind == EventKind.Captured) Endings.Add(new Ending(OriginOf(about), TransferStatus.Captured));
+                if (kind == EventKind.Captured) Ids.Add(new IdRow(OriginOf(about), TransferStatus.Captured));
                 else AddReversal(about, e, attachment);
                 break;
             }
@@ -200,18 +210,17 @@ public sealed class ViewBatch
                 {
                     RecordedEvent about = _readers.ReadDecision(e.Link);
                     AddReversal(about, e, attachment);
-                    // For the sides elsewhere.
-                    Endings.Add(new Ending(origin, null, about.Event.TransactionId));
+                    Ids.Add(new IdRow(origin, null, about.Event.TransactionId, attachment.Erased(AttachmentTag.Description), attachment.Erased(AttachmentTag.Metadata)));
                 }
 
                 break;
 
             case EventKind.Released when (e.Flags & EventFlags.Capture) == 0:
-                Endings.Add(new Ending(OriginOf(_readers.ReadDecision(e.Link)), TransferStatus.Voided));
+                Ids.Add(new IdRow(OriginOf(_readers.ReadDecision(e.Link)), TransferStatus.Voided));
                 break;
 
             case EventKind.Expired:
-                Endings.Add(new Ending(OriginOf(_readers.ReadDecision(e.Link)), TransferStatus.Expired));
+                Ids.Add(new IdRow(OriginOf(_readers.ReadDecision(e.Link)), TransferStatus.Expired));
                 break;
 
             case EventKind.TransferRejected:
@@ -246,7 +255,7 @@ public sealed class ViewBatch
     void AddReversal(RecordedEvent about, in Event e, in Attachment attachment)
     {
         Int128 left = attachment.Integer(AttachmentTag.Left) ?? attachment.Integer(AttachmentTag.Bound) ?? e.Amount;
-        if (e.Count > 0 || left == e.Amount) Endings.Add(new Ending(OriginOf(about), TransferStatus.Reversed));
+        if (e.Count > 0 || left == e.Amount) Ids.Add(new IdRow(OriginOf(about), TransferStatus.Reversed));
     }
 
     /// <param name="decision">What its id came to, with what its head says.</param>

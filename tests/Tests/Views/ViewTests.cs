@@ -277,7 +277,7 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
         ["transfers"] = "partition, position, posting, transaction_id, origin_partition, origin_position, original_id, time, from_account, to_account, currency, cast(amount as text), status, code, description, metadata, members",
         ["balances"] = "account, currency, partition, cast(posted as text), cast(held as text), position",
         ["accounts"] = "account, status, metadata, limits, opened_at, partition, position",
-        ["endings"] = "origin_partition, origin_position, status, original_id",
+        ["ids"] = "origin_partition, origin_position, status, original_id, description, metadata, members",
     };
 
     static SqliteConnection Sqlite(TestServer server) => new($"Data Source={Path.Combine(server.Data, "view.db")};Mode=ReadOnly;Pooling=False");
