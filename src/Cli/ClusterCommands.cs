@@ -74,6 +74,7 @@ static class ClusterCommands
         {
             Npgsql.NpgsqlConnectionStringBuilder builder = new(connection);
             if (string.IsNullOrEmpty(builder.Host) || string.IsNullOrEmpty(builder.Username)) throw new IOException($"'{connection}' names no host, or no user. It should look like Host=db1,db1b;Database=purse;Username=purse_journal.");
+            if (builder.Port > ushort.MaxValue || builder.Host.Split(',').Any(host => host.LastIndexOf(':') is > 0 and int colon && !ushort.TryParse(host.AsSpan(colon + 1), out _))) throw new IOException($"'{connection}' has a port that is none: they are numbers up to {ushort.MaxValue}.");
             if (builder.Password is not null) throw new IOException("Leave the password out: ZooKeeper shows it to all who reach it. Put it into the file that PGPASSFILE names, where the wallets run.");
             return connection;
         }

@@ -67,6 +67,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             await TransferAsync("@world", name, 1_000_000);
         }
 
+        await CheckRightsAsync();
         // Partition n is in store s(n mod 3 + 1).
         await UnderLoadAsync("nothing", [], () => Task.Delay(1000));
         await UnderLoadAsync("a PostgreSQL primary is killed, its standby promoted and followed by a new one", [0, 3], KillPrimaryAsync);
@@ -106,6 +107,20 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         await UnderLoadAsync("the views are rebuilt", [], () => PurseAsync("views", "rebuild", "--cluster", _cluster.Cluster));
         foreach ((string what, TimeSpan concerned, TimeSpan others) in _pauses)
             TestContext.Current.SendDiagnosticMessage($"| {what} | {(concerned == default ? "" : $"{concerned.TotalSeconds:0.00} s")} | {others.TotalSeconds:0.00} s |");
+    }
+
+    /// <summary>Whoever shows balances cannot touch a journal, and whoever writes journals is not the view's user; strangers reach neither.</summary>
+    async Task CheckRightsAsync()
+    {
+        int port = _cluster.Of("postgres-3").Port;
+        Dictionary<string, string> passwords = (await File.ReadAllLinesAsync(LocalCluster.PasswordsOf(Folder).Value)).Select(line => line.Split(':')).Where(parts => parts[1] == $"{port}").ToDictionary(parts => parts[3], parts => parts[4]);
+        Assert.Equal(["purse_journal", "purse_view"], passwords.Keys.Order());
+        foreach ((string user, string database, bool isAllowed) in new[] { ("purse_view", "purse", false), ("purse_journal", "purse_view", false), ("purse_view", "purse_view", true), ("purse_journal", "purse", true) })
+        {
+            await using NpgsqlConnection connection = new($"Host=127.0.0.1;Port={port};Database={database};Username={user};Password={passwords[user]};Pooling=false");
+            if (isAllowed) await connection.OpenAsync();
+            else Assert.Equal(PostgresErrorCodes.InsufficientPrivilege, (await Assert.ThrowsAsync<PostgresException>(() => connection.OpenAsync())).SqlState);
+        }
     }
 
     static async Task PurseAsync(params string[] arguments)
