@@ -15,9 +15,14 @@ public sealed class EngineLoad : IAsyncDisposable
     /// <summary>By partition: the accounts that live there.</summary>
     readonly AccountName[][] _names;
 
+    public IReadOnlyList<Partition> Partitions => _partitions;
+
+    public int AccountsCount { get; }
+
     EngineLoad(IReadOnlyList<IJournalStore> stores, int accounts, int queuedCommandsMax)
     {
         int partitionsCount = stores.Count;
+        AccountsCount = accounts;
         PartitionOptions options = new() { QueuedCommandsMax = queuedCommandsMax };
         foreach (IJournalStore store in stores) _partitions.Add(Partition.Start(store, partitionsCount, options, TimeProvider.System, static _ => { }));
         foreach (Partition partition in _partitions) partition.Connect(_partitions);

@@ -10,12 +10,12 @@ using Spectre.Console;
 namespace Purse.Cli;
 
 /// <summary>The load command: transfers in process, and over HTTP beside an echo on the same Kestrel in the same run.</summary>
-static class BenchCommand
+static partial class BenchCommand
 {
     public static Command Create()
     {
-        Option<string> mode = new("--mode") { Description = "engine, http or all.", DefaultValueFactory = _ => "all" };
-        mode.AcceptOnlyFromAmong("engine", "http", "all");
+        Option<string> mode = new("--mode") { Description = "engine, http, views, or all: engine and http.", DefaultValueFactory = _ => "all" };
+        mode.AcceptOnlyFromAmong("engine", "http", "views", "all");
         Option<long> transfers = new("--transfers") { Description = "How many in process; over HTTP a share of it that takes about as long.", DefaultValueFactory = _ => 5_000_000 };
         Option<int> accounts = new("--accounts") { Description = "How many accounts, used uniformly.", DefaultValueFactory = _ => 10_000 };
         Option<int> batch = new("--batch") { Description = "Transfers a request, in process.", DefaultValueFactory = _ => 4_096 };
@@ -61,6 +61,17 @@ static class BenchCommand
                 await using EngineLoad load = await EngineLoad.StartAsync(stores.All, accounts, batch, clients);
                 if (cross == 0) results.Add(await Terminal.ProgressAsync("engine", progress => load.RunAsync("engine", transfers, batch, clients, 0, progress)));
                 else await CrossAsync(load, transfers, batch, clients, cross, results);
+                if (journal == "postgres") await RowsAsync(stores.ConnectionStrings, accounts, cross, results);
+            }
+
+            if (mode == "views")
+            {
+                await using Stores stores = await Stores.MakeAsync(Path.Combine(folder, "engine"), 0, partitions);
+                await using EngineLoad load = await EngineLoad.StartAsync(stores.All, accounts, batch, clients);
+                List<ViewMeasured> views = await ViewsAsync(Path.Combine(folder, "views"), load, transfers, batch, clients);
+                if (asJson) Console.WriteLine(JsonSerializer.Serialize(views, Terminal.Indented));
+                else Print(views);
+                return Exit.Done;
             }
 
             if (mode is "http" or "all") await HttpAsync(Path.Combine(folder, "http"), transfers, Math.Min(accounts, 1000), results);
@@ -82,6 +93,8 @@ static class BenchCommand
         readonly List<PostgreSqlDatabase> _databases = [];
 
         public List<IJournalStore> All { get; } = [];
+
+        public IEnumerable<string> ConnectionStrings => _servers.Select(server => server.ConnectionString);
 
         public static async Task<Stores> MakeAsync(string folder, int serversCount, int partitions)
         {
@@ -116,6 +129,25 @@ static class BenchCommand
             results.Add(await Terminal.ProgressAsync(Name(percent), progress => load.RunAsync(Name(percent), OneAtATime, 1, 1, percent, progress)));
 
         static string Name(int percent) => percent == 0 ? "engine, local" : $"engine, {percent} % across";
+    }
+
+    /// <summary>The same servers, with rows in place of journals.</summary>
+    static async Task RowsAsync(IEnumerable<string> servers, int accounts, int cross, List<Measured> results)
+    {
+        const int Clients = 32, Transfers = 20_000;
+        if (cross == 0)
+        {
+            await using RowsLoad rows = await RowsLoad.StartAsync(servers.Take(1), accounts, Clients);
+            await rows.RunAsync("", Transfers / 10, Clients, static _ => { });
+            results.Add(await Terminal.ProgressAsync("rows", progress => rows.RunAsync("rows", Transfers, Clients, progress)));
+        }
+        else if (servers.Count() > 1)
+        {
+            await using RowsLoad rows = await RowsLoad.StartAsync(servers.Take(2), accounts, Clients);
+            await rows.RunTwoPhaseAsync("", Transfers / 10, Clients, static _ => { });
+            results.Add(await Terminal.ProgressAsync("rows, two-phase", progress => rows.RunTwoPhaseAsync("rows, two-phase", Transfers, Clients, progress)));
+            results.Add(await Terminal.ProgressAsync("rows, two-phase", progress => rows.RunTwoPhaseAsync("rows, two-phase", Transfers / 10, 1, progress)));
+        }
     }
 
     static async Task HttpAsync(string folder, long transfers, int accounts, List<Measured> results)
