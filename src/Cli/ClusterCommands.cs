@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Text.Json;
 using Purse.Cluster;
 using Purse.Cluster.Local;
+using Purse.Journal;
 using Purse.Partitions;
 using Spectre.Console;
 
@@ -16,7 +17,7 @@ static class ClusterCommands
 
     public static Command Create() => new("cluster", "Make, show and change a cluster; try one out on this machine.")
     {
-        Init(), Stores(), Redis(), View(), Status(), Move(), Up(), Down(),
+        Init(), Stores(), Redis(), View(), Status(), Move(), AcceptLoss(), Up(), Down(),
     };
 
     static Command Init()
@@ -168,14 +169,13 @@ static class ClusterCommands
         Command command = new("move", "Move a partition's journal to another store, while it is written. May be repeated where it was cut short.") { partition, store, cluster };
         command.SetAction((parsed, _) => Terminal.RunAsync(async () =>
         {
-            ClusterMap map = await OpenAsync(parsed.GetValue(cluster)!);
-            await using ClusterStores stores = new(map, Terminal.Note);
+            await using ClusterStores stores = new(await OpenAsync(parsed.GetValue(cluster)!), Terminal.Note);
             (int number, string to) = (parsed.GetValue(partition), parsed.GetValue(store)!);
-            if (number < 0 || number >= map.PartitionsCount) throw new IOException($"There is no partition {number}; the cluster has 0 to {map.PartitionsCount - 1}.");
-            string? from = stores.Stores[number].Name;
+            ClusterStore moved = StoreOf(stores, number);
+            string? from = moved.Name;
             await Terminal.ProgressAsync($"partition {number} to {to}", async progress =>
             {
-                await Task.Run(() => stores.Stores[number].MoveAsync(to, (done, of) => progress(of == 0 ? 1 : (double)done / of)));
+                await Task.Run(() => moved.MoveAsync(to, (done, of) => progress(of == 0 ? 1 : (double)done / of)));
                 return 0;
             });
             Terminal.Note(from == to ? $"Partition {number} is in store {to}." : $"Partition {number} is in store {to} now. Its rows in {from} are sealed, and may be kept or dropped.");
@@ -183,6 +183,42 @@ static class ClusterCommands
         }));
         return command;
     }
+
+    static Command AcceptLoss()
+    {
+        Option<string> cluster = ClusterOption();
+        Argument<int> partition = new("partition") { Description = "Its number." };
+        Option<bool> yes = new("--yes") { Description = "Do it. Without this, only what would be lost is said." };
+        Command command = new("accept-loss", "Go on with a journal that has lost its end (journal_lost_tail), for good. What was answered beyond that is gone.") { partition, cluster, yes };
+        command.SetAction((parsed, _) => Terminal.RunAsync(async () =>
+        {
+            await using ClusterStores stores = new(await OpenAsync(parsed.GetValue(cluster)!), Terminal.Note);
+            ClusterStore store = StoreOf(stores, parsed.GetValue(partition));
+            (JournalFloor end, List<JournalFloor> lost) = await store.FindLossAsync();
+            if (lost.Count == 0)
+            {
+                Terminal.Note($"Partition {store.Partition} has lost nothing: all that is known of it is in its journal, which ends at event {end.Sequence}.");
+                return Exit.Done;
+            }
+
+            ulong known = lost.Max(floor => floor.Sequence);
+            string what = known > end.Sequence ? $"events {end.Sequence + 1} to {known}" : $"what event {known} was";
+            Terminal.Note($"Lost is {what} of partition {store.Partition}: balances are what they were at {store.Partition}:{end.Sequence}, and what was sent to other partitions after that stays there.");
+            if (!parsed.GetValue(yes))
+            {
+                Terminal.Error($"If no copy of store {store.Name} has it, say the same again with --yes.");
+                return Exit.Failed;
+            }
+
+            await store.AcceptLossAsync(end, lost);
+            Terminal.Note("It is accepted. Restart the wallets: the partition serves again from there.");
+            return Exit.Done;
+        }));
+        return command;
+    }
+
+    static ClusterStore StoreOf(ClusterStores stores, int partition) =>
+        partition >= 0 && partition < stores.Stores.Count ? stores.Stores[partition] : throw new IOException($"There is no partition {partition}; the cluster has 0 to {stores.Stores.Count - 1}.");
 
     static Option<string> FolderOption() => new("--folder") { Description = "Where its processes have their data and logs.", DefaultValueFactory = _ => "purse-cluster" };
 

@@ -298,6 +298,10 @@ public sealed class ClusterMap : IAsyncDisposable
         _floors[partition] = floor;
     }
 
+    /// <summary>An operator says that what is known beyond this does not count any more.</summary>
+    public async Task LowerFloorAsync(int partition, FloorNode floor) =>
+        await Within(_zooKeeper.SetAsync($"{FloorsPath}/{partition}", JsonSerializer.SerializeToUtf8Bytes(floor, Json)), Address);
+
     async Task<bool> TryCreateAsync(string path, byte[] data)
     {
         try

@@ -254,6 +254,37 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
         Volatile.Write(ref _name, to);
     }
 
+    /// <summary>
+    /// What is known to have been durable, and is not in the journal: its store was restored from an old copy, or is a standby that was promoted without it.
+    /// Reads all of the journal, which has to be whole as far as it goes.
+    /// </summary>
+    /// <returns>The journal's last block; the floor and the snapshots that it does not have.</returns>
+    public async Task<(JournalFloor End, List<JournalFloor> Lost)> FindLossAsync()
+    {
+        Snapshots snapshots = new(Files, partition);
+        List<JournalFloor> floors = stores.Map.Floor(partition) is JournalFloor told ? [told] : [];
+        foreach (string name in snapshots.List())
+        {
+            // What is not whole is passed over by everybody.
+            if (snapshots.TryReadHeader(name, out SnapshotHeader header)) floors.Add(new JournalFloor(header.BlockNumber, header.Sequence, header.BlockHash, name));
+        }
+
+        using JournalReader reader = Read(checkMerkleRoots: false);
+        await Task.Run(() =>
+        {
+            while (reader.TryReadNext(out Block _)) floors.RemoveAll(floor => floor.Number == reader.LastNumber && floor.Hash == reader.LastHash);
+        });
+        return (new JournalFloor(reader.LastNumber, reader.LastSequence, reader.LastHash, "the journal"), floors);
+    }
+
+    /// <summary>Forgets what was found lost, for good: whoever takes the partition over goes on from the journal's end.</summary>
+    public async Task AcceptLossAsync(JournalFloor end, IEnumerable<JournalFloor> lost)
+    {
+        foreach (JournalFloor snapshot in lost.Where(floor => floor.KnownFrom.StartsWith(Snapshots.Folder, StringComparison.Ordinal))) Files.Delete(snapshot.KnownFrom);
+        if (await stores.Map.ReadFloorAsync(partition) is FloorNode floor)
+            await stores.Map.LowerFloorAsync(partition, floor with { Number = end.Number, Sequence = end.Sequence, Hash = end.Hash.ToString(), Epoch = 0 });
+    }
+
     static async Task AgainAsync(Action step)
     {
         for (int attempt = 1; ; attempt++)

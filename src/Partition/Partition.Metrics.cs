@@ -21,7 +21,7 @@ public sealed partial class Partition
     public ulong FlushedSequence => Volatile.Read(ref _serving)?.Journal.FlushedSequence ?? 0;
 
     /// <summary>The last block that is durable; null while it never served.</summary>
-    public JournalFloor? FlushedFloor => Volatile.Read(ref _serving)?.Journal.FlushedFloor("the partition itself");
+    public JournalFloor? FlushedFloor => Volatile.Read(ref _serving)?.Journal.FlushedFloor("this process");
 
     public ulong SnapshotSequence => Volatile.Read(ref _serving)?.SnapshotSequence ?? 0;
 

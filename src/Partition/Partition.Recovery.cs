@@ -12,7 +12,7 @@ public sealed partial class Partition
     Serving Recover()
     {
         long started = Environment.TickCount64;
-        (JournalWriter journal, StateMachine machine, ulong snapshotSequence) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log);
+        (JournalWriter journal, StateMachine machine, ulong snapshotSequence) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log, FlushedFloor);
         if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
         _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshotSequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
@@ -21,12 +21,13 @@ public sealed partial class Partition
 
     /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>
     /// <param name="tableSeed">Of the state; secret where callers choose names and ids.</param>
-    public static Recovered Recover(IJournalStore store, int partitionsCount, long tableSeed, Action<string> log)
+    /// <param name="known">What this process was told to be durable, in a life before.</param>
+    public static Recovered Recover(IJournalStore store, int partitionsCount, long tableSeed, Action<string> log, JournalFloor? known = null)
     {
         StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount));
         Snapshots snapshots = new(store.Files, store.Partition);
         SnapshotHeader used = default;
-        List<JournalFloor> floors = [];
+        List<JournalFloor> floors = known is { Number: > 0 } floor ? [floor] : [];
         foreach (string name in snapshots.List().Reverse())
         {
             if (used.Sequence == 0 && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out used) is StateMachine read) machine = read;

@@ -50,7 +50,8 @@ public sealed class PostgreSqlView : SqlView
 
     void Execute(string sql)
     {
-        using NpgsqlCommand command = new(sql, _connection);
+        // An index of many rows takes as long as it takes.
+        using NpgsqlCommand command = new(sql, _connection) { CommandTimeout = 0 };
         command.ExecuteNonQuery();
     }
 
@@ -60,13 +61,15 @@ public sealed class PostgreSqlView : SqlView
         return command.ExecuteScalar();
     }
 
+    public override void Complete() => Execute(Indexes);
+
     public override void Clear()
     {
         using NpgsqlConnection own = _source.OpenConnection();
         using NpgsqlTransaction transaction = own.BeginTransaction();
         string sql = $"""
             drop table if exists {string.Join(", ", TableNames)};
-            {TablesWith("text collate \"C\"", "timestamptz", "numeric", "uuid")}
+            {TablesWith("text collate \"C\"", "timestamptz", "numeric", "uuid", "")}
             insert into about values ('{Id}', {Version});
             insert into checkpoints select partition, 0 from generate_series(0, {PartitionsCount - 1}) as partition;
             """;

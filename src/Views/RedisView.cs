@@ -77,6 +77,11 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
         return positions;
     }
 
+    public void Complete()
+    {
+        // It has all that it will have.
+    }
+
     public void Clear()
     {
         IDatabase database = Database;

@@ -46,7 +46,7 @@ public abstract class SqlView(string id, int partitionsCount) : IView
     /// <summary>A view of another version is made again.</summary>
     protected const int Version = 1;
 
-    /// <summary>TIME, NUMERIC and UUID stand for what the database has for them; no text depends on a language.</summary>
+    /// <summary>TEXT, TIME, NUMERIC, UUID and CLUSTERED stand for what the database has for them; no text depends on a language.</summary>
     const string Tables = """
         create table about (id text not null, version int not null);
         create table checkpoints (partition int primary key, position bigint not null);
@@ -56,17 +56,21 @@ public abstract class SqlView(string id, int partitionsCount) : IView
             primary key (account, currency, partition));
         create table entries (
             partition int not null, position bigint not null, time TIME not null, kind text not null, account TEXT not null, currency TEXT not null, amount NUMERIC not null,
-            posted NUMERIC not null, held NUMERIC not null, counterparty TEXT, transaction_id UUID, primary key (partition, position));
+            posted NUMERIC not null, held NUMERIC not null, counterparty TEXT, transaction_id UUID, primary key (partition, position)) CLUSTERED;
         create table transfers (
             partition int not null, position bigint not null, posting int not null, transaction_id UUID not null, origin_partition int not null, origin_position bigint not null,
             original_id UUID, time TIME not null, from_account TEXT not null, to_account TEXT not null, currency TEXT not null, amount NUMERIC not null, status text not null,
-            code text, description text, metadata text, members text, primary key (partition, position, posting));
+            code text, description text, metadata text, members text, primary key (partition, position, posting)) CLUSTERED;
         create table ids (
             origin_partition int not null, origin_position bigint not null, status text, original_id UUID, description text, metadata text, members text,
             primary key (origin_partition, origin_position));
-        create index transfers_by_time on transfers (time, partition, position, posting);
-        create index transfers_by_from on transfers (from_account, time);
-        create index transfers_by_to on transfers (to_account, time);
+        """;
+
+    /// <summary>Made once the view shows all: filling it is then two to three times as fast.</summary>
+    protected const string Indexes = """
+        create index if not exists transfers_by_time on transfers (time, partition, position, posting);
+        create index if not exists transfers_by_from on transfers (from_account, time);
+        create index if not exists transfers_by_to on transfers (to_account, time);
         """;
 
     /// <summary>Each partition says what it knows, and leaves the rest.</summary>
@@ -92,6 +96,8 @@ public abstract class SqlView(string id, int partitionsCount) : IView
 
     public abstract bool Write(ViewBatch batch);
 
+    public abstract void Complete();
+
     public abstract void Clear();
 
     public abstract void Dispose();
@@ -99,8 +105,9 @@ public abstract class SqlView(string id, int partitionsCount) : IView
     /// <summary>For one who reads; given back by disposing it.</summary>
     protected abstract Task<DbConnection> OpenToReadAsync(CancellationToken cancellation);
 
-    protected static string TablesWith(string text, string time, string numeric, string uuid) =>
-        Tables.Replace("TEXT", text, StringComparison.Ordinal).Replace("TIME", time, StringComparison.Ordinal).Replace("NUMERIC", numeric, StringComparison.Ordinal).Replace("UUID", uuid, StringComparison.Ordinal);
+    /// <param name="clustered">What keeps a table's rows in the order of its key, where a table can be kept so.</param>
+    protected static string TablesWith(string text, string time, string numeric, string uuid, string clustered) =>
+        Tables.Replace(" CLUSTERED", clustered, StringComparison.Ordinal).Replace("TEXT", text, StringComparison.Ordinal).Replace("TIME", time, StringComparison.Ordinal).Replace("NUMERIC", numeric, StringComparison.Ordinal).Replace("UUID", uuid, StringComparison.Ordinal);
 
     protected static Guid GuidOf(UInt128 id)
     {

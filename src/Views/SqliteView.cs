@@ -49,7 +49,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         _connection = new SqliteConnection(_connectionString);
         _connection.Open();
         // Its writes need not be durable at once: what is missing after a power cut is read from the journals again.
-        Execute("pragma journal_mode = wal; pragma synchronous = normal; pragma cache_size = -65536");
+        Execute("pragma journal_mode = wal; pragma synchronous = normal; pragma cache_size = -65536; pragma wal_autocheckpoint = 8192");
         if (Scalar("select version from about where id = 'embedded'", isOptional: true) is not long version || version != Version) Clear();
     }
 
@@ -83,12 +83,14 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         Execute(own, $"""
             begin immediate;
             {string.Concat(TableNames.Select(table => $"drop table if exists {table};\n"))}
-            {TablesWith("text", "text", "text", "text")}
+            {TablesWith("text", "text", "text", "text", " without rowid")}
             insert into about values ('embedded', {Version});
             {string.Concat(Enumerable.Range(0, PartitionsCount).Select(partition => $"insert into checkpoints values ({partition}, 0);\n"))}
             commit;
             """);
     }
+
+    public override void Complete() => Execute(Indexes);
 
     void Execute(string sql) => Execute(_connection!, sql);
 

@@ -21,6 +21,9 @@ public interface IView : IDisposable
     /// <returns>False where the checkpoint is not where the batch begins: somebody else feeds the view, or wiped it.</returns>
     bool Write(ViewBatch batch);
 
+    /// <summary>It shows all that there is, for the first time since it was opened: what makes reading fast, and filling slow, is made now.</summary>
+    void Complete();
+
     /// <summary>Forgets all of it.</summary>
     void Clear();
 }
@@ -31,7 +34,17 @@ public interface IView : IDisposable
 /// </summary>
 public sealed partial class ViewFeeder : IAsyncDisposable
 {
-    const int EventsPerBatch = 32_768;
+    /// <summary>Of a view that is far behind, a batch is large: many changes of a balance are then one.</summary>
+    const int EventsPerBatch = 262_144;
+
+    /// <summary>More commands than this in a partition's queue: its writer is at its limit.</summary>
+    const int QueuedCommandsOfBusy = 1_024;
+
+    /// <summary>Beside a writer that is at its limit, for as many times as long as a batch took, nothing is done.</summary>
+    const int YieldFactor = 9;
+
+    /// <summary>Beside a busy writer a batch is small: no long one is under way when it gets busy.</summary>
+    const int EventsPerBatchOfBusy = 16_384;
     static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500);
 
     readonly IReadOnlyList<Partition> _partitions;
@@ -104,9 +117,10 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     void Feed()
     {
         long nextLook = 0;
+        bool isComplete = false;
         while (!_stopping)
         {
-            bool any = false;
+            bool any = false, isBehind = false;
             foreach (Partition partition in _partitions)
             {
                 if (_stopping) return;
@@ -127,7 +141,16 @@ public sealed partial class ViewFeeder : IAsyncDisposable
                 }
 
                 any = true;
+                long started = Stopwatch.GetTimestamp();
                 if (!FeedOne(partition, readers, flushed)) return;
+                Yield(started, Stopwatch.GetTimestamp());
+                isBehind |= _positions[number] < flushed;
+            }
+
+            if (!isBehind && !isComplete)
+            {
+                View.Complete();
+                isComplete = true;
             }
 
             // Wiped, dropped, deleted or told to be rebuilt: where nothing is written, nothing else would show it.
@@ -143,16 +166,26 @@ public sealed partial class ViewFeeder : IAsyncDisposable
 
     const int LookIntervalMilliseconds = 1000;
 
+    bool IsWriterBusy => _partitions.Any(static partition => partition.QueuedCommands > QueuedCommandsOfBusy);
+
+    /// <summary>A thread of low priority is not enough: a view's server, its disk and its memory are the writer's, too.</summary>
+    void Yield(long startedTicks, long endedTicks)
+    {
+        long until = endedTicks + (endedTicks - startedTicks) * YieldFactor;
+        while (!_stopping && Stopwatch.GetTimestamp() < until && IsWriterBusy) Thread.Sleep(Idle);
+    }
+
     bool FeedOne(Partition partition, EventReaders readers, ulong flushed)
     {
         int number = partition.Number;
         long read = Stopwatch.GetTimestamp();
+        int eventsMax = IsWriterBusy ? EventsPerBatchOfBusy : EventsPerBatch;
         _batch.Begin(readers, _positions[number]);
         try
         {
             JournalReader reader = _readers[number] ??= partition.ReadAfter(_positions[number]) ?? throw new IOException($"partition {number} does not serve");
             // Flushed is the end of a block: nothing that is not durable is shown.
-            while (reader.LastSequence < flushed && _batch.EventsCount < EventsPerBatch && reader.TryReadNext(out Block block)) _batch.Add(block);
+            while (reader.LastSequence < flushed && _batch.EventsCount < eventsMax && reader.TryReadNext(out Block block)) _batch.Add(block);
         }
         catch
         {

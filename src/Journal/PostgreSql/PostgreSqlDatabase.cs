@@ -81,7 +81,7 @@ public sealed class PostgreSqlDatabase : IDisposable
         connection.MaxAutoPrepare = 20;
         connection.AutoPrepareMinUsages = 2;
         connection.ApplicationName ??= "purse";
-        Name = $"{connection.Host}:{connection.Port}/{connection.Database}";
+        Name = $"{(connection.Host!.Contains(':', StringComparison.Ordinal) ? connection.Host : $"{connection.Host}:{connection.Port}")}/{connection.Database}";
         _source = Build(connection);
         connection.Pooling = false;
         _writers = Build(connection);
@@ -201,6 +201,8 @@ public sealed class PostgreSqlDatabase : IDisposable
         PostgresException { SqlState: NotReplicated } => new IOException(
             $"{Name} is declared replicated, and {((PostgresException)e).MessageText}: it takes no writes until a synchronous standby is named there."),
         PostgresException { SqlState: DiskFull } p => Full(p),
+        // A new session on a full disk: the server has no code for it.
+        PostgresException { MessageText: "could not write init file" } p => Full(p),
         PostgresException p => new IOException($"{Name}: {p.MessageText} ({p.SqlState})."),
         _ => new IOException($"{Name}: {(e.InnerException ?? e).Message}"),
     };

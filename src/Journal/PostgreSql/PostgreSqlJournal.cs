@@ -16,7 +16,9 @@ sealed class PostgreSqlJournal : JournalWriter
     const string WriterName = "purse writer of partition";
 
     readonly PostgreSqlDatabase _database;
-    readonly NpgsqlConnection _connection;
+
+    /// <summary>From the first flush on: where there is no room, there may be none for a new connection either, and reads are answered all the same.</summary>
+    NpgsqlConnection? _connection;
     readonly List<Pending> _pending = [];
     readonly Stack<byte[]> _spare = new();
 
@@ -28,15 +30,20 @@ sealed class PostgreSqlJournal : JournalWriter
     /// <summary>A block that is not durable yet.</summary>
     readonly record struct Pending(BlockHeader Header, Hash256 Hash, byte[] Bytes);
 
-    PostgreSqlJournal(PostgreSqlDatabase database, ulong epoch, JournalReader recovered, NpgsqlConnection connection)
+    PostgreSqlJournal(PostgreSqlDatabase database, ulong epoch, JournalReader recovered, NpgsqlConnection? connection = null)
         : base(recovered.Partition, epoch, recovered)
     {
         _database = database;
-        _connection = connection;
+        if (connection is not null) Use(connection);
         _headNumber = recovered.LastNumber;
         _headHash = recovered.LastHash.ToArray();
+    }
+
+    void Use(NpgsqlConnection connection)
+    {
+        _connection = connection;
         // "Canceling wait for synchronous replication": committed, but perhaps only here.
-        _connection.Notice += (_, notice) =>
+        connection.Notice += (_, notice) =>
         {
             if (notice.Notice.InvariantSeverity is "WARNING") _warning = notice.Notice.MessageText;
         };
@@ -54,7 +61,8 @@ sealed class PostgreSqlJournal : JournalWriter
 
         CheckFloors(floors, reader, isAtEnd: true);
         // Both in one look: somebody else may have taken over meanwhile, and gone on.
-        (ulong now, ulong last) = database.With(connection => EpochAndLast(connection, partition));
+        (ulong now, ulong last, string? sealedTo) = database.With(connection => EpochLastAndSeal(connection, partition));
+        if (sealedTo is not null && now == epoch + 1) throw Sealed(database, partition, sealedTo);
         if (now != epoch) throw new FencedException($"Epoch {epoch} of partition {partition} was over before it began: epoch {now} owns it now.");
         if (reader.LastNumber != number || last != number || !reader.LastHash.ToArray().AsSpan().SequenceEqual(hash))
         {
@@ -63,30 +71,27 @@ sealed class PostgreSqlJournal : JournalWriter
                 reader.LastNumber + 1, default);
         }
 
-        NpgsqlConnection connection = database.OpenForWriting();
+        PostgreSqlJournal journal = new(database, epoch, reader);
         try
         {
-            PostgreSqlDatabase.Execute(connection, $"set application_name = '{WriterName} {partition}'");
-            PostgreSqlJournal journal = new(database, epoch, reader, connection);
             // The epoch is in the chain, too; but reads are answered even where there is no room for that.
             if (!journal.HasRoom) return journal;
             journal.AppendMark(reader.LastTimeMicros);
             journal.Flush();
             return journal;
         }
-        catch (Exception e)
+        catch
         {
-            connection.Dispose();
-            if (e is NpgsqlException) throw database.Translate(e);
+            journal.Dispose();
             throw;
         }
     }
 
-    static (ulong Epoch, ulong LastNumber) EpochAndLast(NpgsqlConnection connection, int partition)
+    static (ulong Epoch, ulong LastNumber, string? SealedTo) EpochLastAndSeal(NpgsqlConnection connection, int partition)
     {
-        using NpgsqlCommand look = PostgreSqlDatabase.Command(connection, "select epoch, (select coalesce(max(number), 0) from purse.blocks where partition = $1) from purse.heads where partition = $1", partition);
+        using NpgsqlCommand look = PostgreSqlDatabase.Command(connection, "select epoch, (select coalesce(max(number), 0) from purse.blocks where partition = $1), sealed_to from purse.heads where partition = $1", partition);
         using NpgsqlDataReader row = look.ExecuteReader();
-        return row.Read() ? ((ulong)row.GetInt64(0), (ulong)row.GetInt64(1)) : default;
+        return row.Read() ? ((ulong)row.GetInt64(0), (ulong)row.GetInt64(1), row.IsDBNull(2) ? null : row.GetString(2)) : default;
     }
 
     /// <summary>Waits for the row that a writer before may still hold; after it, that one's next flush finds another epoch.</summary>
@@ -195,6 +200,12 @@ sealed class PostgreSqlJournal : JournalWriter
     {
         try
         {
+            if (_connection is null)
+            {
+                Use(_database.OpenForWriting());
+                PostgreSqlDatabase.Execute(_connection!, $"set application_name = '{WriterName} {Partition}'");
+            }
+
             using NpgsqlBatch batch = new(_connection);
             foreach (Pending one in _pending)
             {
@@ -270,7 +281,7 @@ sealed class PostgreSqlJournal : JournalWriter
     {
         try
         {
-            _connection.Dispose();
+            _connection?.Dispose();
         }
         catch (NpgsqlException)
         {

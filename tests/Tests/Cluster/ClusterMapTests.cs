@@ -193,6 +193,15 @@ public sealed class ClusterMapTests(ZooKeeperServer zooKeeper, PostgreSqlServer 
         await map.RaiseFloorAsync(0, floor with { Number = floor.Number + 100, Sequence = floor.Sequence + 100, Epoch = floor.Epoch + 1 });
         JournalDamagedException lost = Assert.Throws<JournalDamagedException>(() => stores.Stores[0].TakeOver([], static (in Block _) => { }));
         Assert.StartsWith("journal_lost_tail: /floors/0 of zk://", lost.Message, StringComparison.Ordinal);
+        Assert.Contains("purse cluster accept-loss 0", lost.Message, StringComparison.Ordinal);
+        // Until somebody accepts it; then it goes on from what is there.
+        (JournalFloor end, List<JournalFloor> known) = await stores.Stores[0].FindLossAsync();
+        Assert.Equal(floor.Sequence + 100, Assert.Single(known).Sequence);
+        await stores.Stores[0].AcceptLossAsync(end, known);
+        Assert.Empty((await stores.Stores[0].FindLossAsync()).Lost);
+        await using Partition again = Start(await StoresAsync(address), _log);
+        await DepositAsync(again, "bob");
+        Assert.Equal(2, (int)await PostedAsync(again) / 100);
     }
 
     /// <summary>Excludes: a move that loses, doubles or strands what it moves, wherever it was cut short and whoever comes next.</summary>
