@@ -83,7 +83,7 @@ static partial class BenchCommand
         while (true)
         {
             double events = load.Partitions.Sum(partition => (double)partition.FlushedSequence), shown = load.Partitions.Sum(partition => (double)feeder.Position(partition.Number));
-            if (shown >= events) return 0;
+            if (shown >= events && feeder.IsComplete) return 0;
             progress(shown / events);
             await Task.Delay(5);
         }

@@ -211,7 +211,7 @@ static class ClusterCommands
             }
 
             await store.AcceptLossAsync(end, lost);
-            Terminal.Note("It is accepted. Restart the wallets: the partition serves again from there.");
+            Terminal.Note("It is accepted. Restart the wallets: the partition serves again from there. Then `purse views rebuild`: views may show what is lost.");
             return Exit.Done;
         }));
         return command;

@@ -37,6 +37,9 @@ public sealed record FloorNode(ulong Number, ulong Sequence, string Hash, ulong 
 /// <summary>What a wallet process tells of itself every second, in a node that ends with its session.</summary>
 public sealed record WalletNode(string Address, int ProcessId, SortedDictionary<string, double> ViewLagSeconds);
 
+/// <summary>The map is there, and says what this program cannot go by.</summary>
+public sealed class MapException(string message, Exception? inner = null) : IOException(message, inner);
+
 /// <summary>The cluster as ZooKeeper has it (docs/cluster.md draws the tree). What changes there is told to <see cref="Changed"/>.</summary>
 public sealed class ClusterMap : IAsyncDisposable
 {
@@ -165,12 +168,12 @@ public sealed class ClusterMap : IAsyncDisposable
         try
         {
             ClusterSettings settings = JsonSerializer.Deserialize<ClusterSettings>(data, Json) ?? throw new JsonException("it is null");
-            if (settings.Format != ClusterSettings.CurrentFormat) throw new IOException($"The cluster at {address} has format {settings.Format}; this version reads {ClusterSettings.CurrentFormat}. Use the version that made it.");
+            if (settings.Format != ClusterSettings.CurrentFormat) throw new MapException($"The cluster at {address} has format {settings.Format}; this version reads {ClusterSettings.CurrentFormat}. Use the version that made it.");
             return settings;
         }
         catch (JsonException e)
         {
-            throw new IOException($"What {address} says of the cluster is not readable: {e.Message}", e);
+            throw new MapException($"What {address} says of the cluster is not readable: {e.Message}", e);
         }
     }
 
@@ -178,8 +181,9 @@ public sealed class ClusterMap : IAsyncDisposable
     async Task<int> FollowAsync()
     {
         (byte[] data, ZooKeeperStat stat) = await _zooKeeper.GetAsync(MapPath, _ => _watching = Task.Run(FollowAgainAsync), _stop.Token);
+        // From here on its next change is told, whatever this one is.
         ClusterSettings settings = Read(data, Address);
-        if (settings.Partitions.Length != PartitionsCount) throw new IOException($"The map of {Address} has {settings.Partitions.Length} partitions now, and had {PartitionsCount}: their number never changes. Put the old map back.");
+        if (settings.Partitions.Length != PartitionsCount) throw new MapException($"The map of {Address} has {settings.Partitions.Length} partitions now, and had {PartitionsCount}: their number never changes. Put the old map back.");
         Settings = settings;
         return stat.Version;
     }
@@ -192,6 +196,11 @@ public sealed class ClusterMap : IAsyncDisposable
             {
                 await FollowAsync();
                 Changed?.Invoke(this, EventArgs.Empty);
+                return;
+            }
+            catch (MapException e)
+            {
+                _log($"The cluster's map cannot be followed: {e.Message}");
                 return;
             }
             catch (Exception e) when (e is IOException or TimeoutException)
@@ -239,7 +248,35 @@ public sealed class ClusterMap : IAsyncDisposable
             _log($"Partition {partition} is taken over without asking ZooKeeper what it must have: {(e is TimeoutException ? "no answer in time" : e.Message)}");
         }
 
-        return _floors[partition] is { } floor ? new JournalFloor(floor.Number, floor.Sequence, Hash256.Parse(floor.Hash), $"{FloorsPath}/{partition} of {Address}") : null;
+        return _floors[partition] is { } floor ? ToFloor(partition, floor) : null;
+    }
+
+    /// <exception cref="InvalidDataException">Its hash is none.</exception>
+    public JournalFloor ToFloor(int partition, FloorNode floor)
+    {
+        try
+        {
+            return new JournalFloor(floor.Number, floor.Sequence, Hash256.Parse(floor.Hash), $"{FloorsPath}/{partition} of {Address}");
+        }
+        catch (Exception e) when (e is FormatException or ArgumentException)
+        {
+            throw Unreadable(partition, e);
+        }
+    }
+
+    InvalidDataException Unreadable(int partition, Exception e) => new($"{FloorsPath}/{partition} of {Address} is not what this program writes: {e.Message} Mend it, or accept that it is unknown with `delete` in ZooKeeper's own client.", e);
+
+    /// <exception cref="InvalidDataException">Somebody else has written it: what must be in the journal is not known.</exception>
+    FloorNode? ReadFloor(int partition, byte[] data)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize<FloorNode>(data, Json);
+        }
+        catch (JsonException e)
+        {
+            throw Unreadable(partition, e);
+        }
     }
 
     public async Task<FloorNode?> ReadFloorAsync(int partition)
@@ -248,7 +285,7 @@ public sealed class ClusterMap : IAsyncDisposable
         {
             await _zooKeeper.SyncAsync(MapPath);
             (byte[] data, _) = await _zooKeeper.GetAsync($"{FloorsPath}/{partition}");
-            return JsonSerializer.Deserialize<FloorNode>(data, Json);
+            return ReadFloor(partition, data);
         }
         catch (ZooKeeperException e) when (e.Code == ZooKeeperCode.NoNode)
         {
@@ -280,7 +317,7 @@ public sealed class ClusterMap : IAsyncDisposable
             try
             {
                 (byte[] before, ZooKeeperStat stat) = await _zooKeeper.GetAsync(path, null, _stop.Token);
-                FloorNode? there = JsonSerializer.Deserialize<FloorNode>(before, Json);
+                FloorNode? there = ReadFloor(partition, before);
                 if (there is not null && (there.Number > floor.Number || there.Epoch > floor.Epoch)) return;
                 await _zooKeeper.SetAsync(path, data, stat.Version, _stop.Token);
                 break;

@@ -79,7 +79,7 @@ public sealed class ClusterStores : IAsyncDisposable
                     await Task.WhenAll(partitions.Select(TellAsync)).WaitAsync(TimeSpan.FromSeconds(10), _stop.Token);
                     if (wallet is not null) await Map.TellWalletAsync(wallet()).WaitAsync(TimeSpan.FromSeconds(10), _stop.Token);
                 }
-                catch (Exception e) when (e is IOException or TimeoutException or OperationCanceledException)
+                catch (Exception e) when (e is IOException or TimeoutException or OperationCanceledException or InvalidDataException)
                 {
                     // ZooKeeper is away. It is told when it is back; no write waits for it.
                 }
@@ -125,11 +125,11 @@ public sealed class ClusterStores : IAsyncDisposable
     internal static void CheckClock(PostgreSqlDatabase database, int partition)
     {
         long started = Stopwatch.GetTimestamp();
-        DateTimeOffset theirs = database.Now();
+        DateTimeOffset theirs = database.Now(), ours = DateTimeOffset.UtcNow;
         TimeSpan took = Stopwatch.GetElapsedTime(started);
         // What took long says little; it is asked again.
         if (took > ClockDifferenceMax) return;
-        TimeSpan difference = DateTimeOffset.UtcNow - took / 2 - theirs;
+        TimeSpan difference = ours - took / 2 - theirs;
         if (difference.Duration() > ClockDifferenceMax)
         {
             throw new IOException(
@@ -179,13 +179,19 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
     {
         if (stores.Map.Floor(partition) is JournalFloor floor) floors = [.. floors, floor];
         string name = Name ?? throw new IOException($"Partition {partition} is in no store. Add stores with `purse cluster stores add`.");
+        bool isAnyRead = false;
+        JournalWriter.OnBlock read = (in Block block) =>
+        {
+            isAnyRead = true;
+            onBlock(block);
+        };
         for (int hops = 0; ; hops++)
         {
             PostgreSqlDatabase database = stores.Open(name);
             ClusterStores.CheckClock(database, partition);
             try
             {
-                JournalWriter journal = At(name).TakeOver(floors, onBlock);
+                JournalWriter journal = At(name).TakeOver(floors, read);
                 try
                 {
                     ClusterStores.CheckAhead(journal);
@@ -201,7 +207,8 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
                 stores.Map.RaiseFloor(partition, FloorOf(journal, name));
                 return journal;
             }
-            catch (JournalSealedException moved) when (hops < HopsMax)
+            // Sealed while it was read: all of it would be read once more, into what has it already. Whoever asked begins anew.
+            catch (JournalSealedException moved) when (hops < HopsMax && !isAnyRead)
             {
                 // It is not there before all of it is; whoever was moving it may be gone.
                 log($"Partition {partition} moved from store {name} to {moved.Store}.");
@@ -262,7 +269,7 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
     public async Task<(JournalFloor End, List<JournalFloor> Lost)> FindLossAsync()
     {
         Snapshots snapshots = new(Files, partition);
-        List<JournalFloor> floors = stores.Map.Floor(partition) is JournalFloor told ? [told] : [];
+        List<JournalFloor> floors = await stores.Map.ReadFloorAsync(partition) is FloorNode told ? [stores.Map.ToFloor(partition, told)] : [];
         foreach (string name in snapshots.List())
         {
             // What is not whole is passed over by everybody.

@@ -29,7 +29,7 @@ sealed class SearchEndpoints(ViewReads reads, Router router)
         if (prefix.Length > 0 && (prefix.Length > AccountName.LengthMax || !AccountName.TryParse(prefix, out AccountName name) || name.IsSystem))
             throw new Problem("account_malformed", $"prefix is '{Query.Shorten(prefix)}', which no account's name begins with.");
         int limit = AccountEndpoints.Limit(Query.Parameter(http, "limit"));
-        string after = Query.Parameter(http, "cursor") is string cursor ? Decode(cursor) : "";
+        string after = Query.Parameter(http, "cursor") is not string cursor ? "" : AccountName.TryParse(Decode(cursor), out AccountName last) ? last.ToString() : throw NoCursor(cursor);
         ViewFeeder feeder = reads.Search;
         await ViewReads.WaitAsync(http, feeder, router.All.Count);
         TimeSpan lag = feeder.Lag;

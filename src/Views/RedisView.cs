@@ -13,47 +13,56 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
     const string About = "purse:about", Checkpoints = "purse:checkpoints", BalancePrefix = "balance:";
     const int BalancesPerScript = 2_000;
 
-    /// <summary>Keys: one a balance, and in the end the checkpoints. Arguments: partition, from, to (or nothing, where more is to come), then four a balance.</summary>
+    /// <summary>
+    /// Keys: what it is about and the checkpoints, then one a balance. Arguments: what it must be about, partition, from, to (or nothing, where more is to
+    /// come), then four a balance.
+    /// </summary>
     const string Script = """
-        local at = redis.call('HGET', KEYS[#KEYS], ARGV[1])
-        if (at or '0') ~= ARGV[2] then return 0 end
-        for i = 1, #KEYS - 1 do
-          local a = 4 * i
+        if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+        if (redis.call('HGET', KEYS[2], ARGV[2]) or '0') ~= ARGV[3] then return 0 end
+        for i = 3, #KEYS do
+          local a = 4 * i - 7
           local currency = ARGV[a]
           local seen = redis.call('HGET', KEYS[i], currency .. '/position')
           if not seen or tonumber(string.match(seen, ':(%d+)$')) < tonumber(string.match(ARGV[a + 3], ':(%d+)$')) then
             redis.call('HSET', KEYS[i], currency, ARGV[a + 1], currency .. '/held', ARGV[a + 2], currency .. '/position', ARGV[a + 3])
           end
         end
-        if ARGV[3] ~= '' then redis.call('HSET', KEYS[#KEYS], ARGV[1], ARGV[3]) end
+        if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], ARGV[2], ARGV[4]) end
+        return 1
+        """;
+
+    /// <summary>Deletes keys only for as long as this is the one that empties the node.</summary>
+    const string ClearScript = """
+        if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+        for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
+        if ARGV[2] then redis.call('SET', KEYS[1], ARGV[2]) end
         return 1
         """;
 
     readonly Lock _lock = new();
-    ConnectionMultiplexer? _redis;
+    volatile ConnectionMultiplexer? _redis;
 
     public string Name { get; } = $"redis {address}";
 
     public int Index => index;
 
-    IDatabase Database
+    /// <summary>Takes up to two seconds where the node is away: for whoever feeds it.</summary>
+    IDatabase Connect()
     {
-        get
+        lock (_lock)
         {
-            lock (_lock)
+            _redis ??= ConnectionMultiplexer.Connect(new ConfigurationOptions
             {
-                _redis ??= ConnectionMultiplexer.Connect(new ConfigurationOptions
-                {
-                    EndPoints = { address },
-                    AbortOnConnectFail = true,
-                    ConnectTimeout = 2000,
-                    SyncTimeout = 5000,
-                    AsyncTimeout = 5000,
-                    BacklogPolicy = BacklogPolicy.FailFast,
-                    ClientName = "purse",
-                });
-                return _redis.GetDatabase();
-            }
+                EndPoints = { address },
+                AbortOnConnectFail = true,
+                ConnectTimeout = 2000,
+                SyncTimeout = 5000,
+                AsyncTimeout = 5000,
+                BacklogPolicy = BacklogPolicy.FailFast,
+                ClientName = "purse",
+            });
+            return _redis.GetDatabase();
         }
     }
 
@@ -62,14 +71,16 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
 
     public ulong[] Open()
     {
-        if (Database.StringGet(About) != Layout) Clear();
+        if (Connect().StringGet(About) != Layout) Clear();
         return Positions();
     }
 
     public ulong[] Positions()
     {
         ulong[] positions = new ulong[partitionsCount];
-        foreach (HashEntry entry in Database.HashGetAll(Checkpoints))
+        // Whoever emptied it did not come to an end.
+        if (Connect().StringGet(About) != Layout) return positions;
+        foreach (HashEntry entry in Connect().HashGetAll(Checkpoints))
         {
             if (entry.Name.TryParse(out int partition) && partition < positions.Length) positions[partition] = (ulong)(long)entry.Value;
         }
@@ -84,19 +95,24 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
 
     public void Clear()
     {
-        IDatabase database = Database;
-        // First what says that it is whole.
-        database.KeyDelete([About, Checkpoints]);
-        foreach (RedisKey[] some in _redis!.GetServer(address).Keys(database.Database, $"{BalancePrefix}*", 1000).Chunk(1000)) database.KeyDelete(some);
-        database.StringSet(About, Layout);
+        IDatabase database = Connect();
+        // Nobody writes, and whoever else was emptying it does no more, from here on: this one does.
+        string token = $"emptied by {Guid.NewGuid()}";
+        database.StringSet(About, token);
+        foreach (RedisKey[] some in _redis!.GetServer(address).Keys(database.Database, $"{BalancePrefix}*", 1000).Chunk(1000))
+        {
+            if ((int)database.ScriptEvaluate(ClearScript, [About, .. some], [token]) == 0) return;
+        }
+
+        database.ScriptEvaluate(ClearScript, [About, Checkpoints], [token, Layout]);
     }
 
     public bool Write(ViewBatch batch)
     {
         State state = batch.State;
-        IDatabase database = Database;
-        List<RedisKey> keys = [];
-        List<RedisValue> values = [batch.Partition, $"{batch.After}", ""];
+        IDatabase database = Connect();
+        List<RedisKey> keys = [About, Checkpoints];
+        List<RedisValue> values = [Layout, batch.Partition, $"{batch.After}", ""];
         foreach (((uint account, uint currency), BalanceRow row) in batch.Balances)
         {
             AccountName name = state.Names[account];
@@ -108,15 +124,14 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
             if (!Run()) return false;
         }
 
-        values[2] = $"{batch.Last}";
+        values[3] = $"{batch.Last}";
         return Run();
 
         bool Run()
         {
-            keys.Add(Checkpoints);
             bool isDone = (int)database.ScriptEvaluate(Script, [.. keys], [.. values]) == 1;
-            keys.Clear();
-            values.RemoveRange(3, values.Count - 3);
+            keys.RemoveRange(2, keys.Count - 2);
+            values.RemoveRange(4, values.Count - 4);
             return isDone;
         }
     }
@@ -127,7 +142,7 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
     /// <summary>What the node shows of an account; one partition's part of a system account. Up to where the partition is in it, in the same look.</summary>
     public async Task<(List<FoundBalance> Balances, ulong Position)> BalancesAsync(AccountName account, int partition)
     {
-        ITransaction look = Database.CreateTransaction();
+        ITransaction look = (_redis ?? throw new IOException("it was never reached")).GetDatabase().CreateTransaction();
         Task<HashEntry[]> all = look.HashGetAllAsync(KeyOf(account, partition));
         Task<RedisValue> checkpoint = look.HashGetAsync(Checkpoints, partition);
         await look.ExecuteAsync();

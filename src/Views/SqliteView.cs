@@ -20,7 +20,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
     /// <summary>What is left on the disk is the journals'.</summary>
     const long FreeBytesMin = 256L * 1024 * 1024;
 
-    const int Corrupt = 11, NotADatabase = 26;
+    const int NoSuchTable = 1, Corrupt = 11, NotADatabase = 26;
     SqliteConnection? _connection;
     Statements? _statements;
 
@@ -107,7 +107,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
             using SqliteCommand command = new(sql, _connection);
             return command.ExecuteScalar();
         }
-        catch (SqliteException) when (isOptional)
+        catch (SqliteException e) when (isOptional && e.SqliteErrorCode == NoSuchTable)
         {
             return null;
         }

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Purse.Journal;
+using Purse.Ledger;
 using Purse.Partitions;
 
 namespace Purse.Views;
@@ -57,6 +58,7 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     volatile bool _stopping;
     volatile string? _fault;
+    volatile bool _isComplete;
 
     public ViewFeeder(IView view, IReadOnlyList<Partition> partitions, Action<string> log)
     {
@@ -75,6 +77,9 @@ public sealed partial class ViewFeeder : IAsyncDisposable
 
     /// <summary>Why it is not fed now; null while it is.</summary>
     public string? Fault => _fault;
+
+    /// <summary>It has shown all that there was, and what makes reading fast is made.</summary>
+    public bool IsComplete => _isComplete;
 
     /// <summary>The last event of the partition that the view shows.</summary>
     public ulong Position(int partition) => Volatile.Read(ref _positions[partition]);
@@ -117,7 +122,7 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     void Feed()
     {
         long nextLook = 0;
-        bool isComplete = false;
+        _isComplete = false;
         while (!_stopping)
         {
             bool any = false, isBehind = false;
@@ -129,7 +134,7 @@ public sealed partial class ViewFeeder : IAsyncDisposable
                 if (flushed <= _positions[number])
                 {
                     // More than there is: another journal, or one that lost its end.
-                    if (flushed < _positions[number] && partition.Fault is null && partition.FlushedSequence < _positions[number])
+                    if (flushed < _positions[number] && partition.Fault is null && partition.FlushedSequence < _positions[number] && IsOwned(partition))
                     {
                         _log($"View {View.Name} has event {number}:{_positions[number]}, and the journal ends at {flushed}: the view is made again.");
                         View.Clear();
@@ -147,10 +152,10 @@ public sealed partial class ViewFeeder : IAsyncDisposable
                 isBehind |= _positions[number] < flushed;
             }
 
-            if (!isBehind && !isComplete)
+            if (!isBehind && !_isComplete)
             {
                 View.Complete();
-                isComplete = true;
+                _isComplete = true;
             }
 
             // Wiped, dropped, deleted or told to be rebuilt: where nothing is written, nothing else would show it.
@@ -165,6 +170,10 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     }
 
     const int LookIntervalMilliseconds = 1000;
+
+    /// <summary>One that another process has taken over, and that has not heard of it, knows less than the view does. It hears of it now.</summary>
+    static bool IsOwned(Partition partition) =>
+        partition.SubmitAsync(new ReadRequest<ulong>((State state) => state.LastSequence), TimeSpan.FromSeconds(5)).AsTask().GetAwaiter().GetResult() == RequestStatus.Answered;
 
     bool IsWriterBusy => _partitions.Any(static partition => partition.QueuedCommands > QueuedCommandsOfBusy);
 

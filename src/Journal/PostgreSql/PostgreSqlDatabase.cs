@@ -76,6 +76,8 @@ public sealed class PostgreSqlDatabase : IDisposable
         connection.CommandTimeout = (int)Math.Ceiling(options.Timeout.TotalSeconds);
         connection.Timeout = connection.CommandTimeout;
         connection.CancellationTimeout = 1000;
+        // With the session from its first moment on: what a pool gives back is reset to that.
+        connection.Options = $"{connection.Options} -c synchronous_commit=on".TrimStart();
         // Which of several hosts is the primary may have changed since the last look.
         connection.HostRecheckSeconds = 0;
         connection.MaxAutoPrepare = 20;
@@ -103,7 +105,7 @@ public sealed class PostgreSqlDatabase : IDisposable
     /// <summary>A journal is no more durable than its server's settings say.</summary>
     void Prepare(NpgsqlConnection connection)
     {
-        using NpgsqlCommand command = new("set synchronous_commit = on; select name, setting from pg_settings where name in ('fsync', 'full_page_writes') and setting <> 'on'", connection);
+        using NpgsqlCommand command = new("select name, setting from pg_settings where name in ('fsync', 'full_page_writes') and setting <> 'on'", connection);
         using NpgsqlDataReader reader = command.ExecuteReader();
         if (reader.Read()) throw new IOException($"{Name} has {reader.GetString(0)} = {reader.GetString(1)}: what it commits may be lost. Set it to on, and restart that server.");
     }
@@ -140,7 +142,7 @@ public sealed class PostgreSqlDatabase : IDisposable
             {
                 EnsureSchema(connection);
             }
-            catch (NpgsqlException e)
+            catch (Exception e) when (e is NpgsqlException or TimeoutException or InvalidOperationException)
             {
                 throw Translate(e);
             }

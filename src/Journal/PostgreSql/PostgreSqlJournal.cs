@@ -26,6 +26,7 @@ sealed class PostgreSqlJournal : JournalWriter
     ulong _headNumber;
     byte[] _headHash;
     volatile string? _warning;
+    bool _isSealing;
 
     /// <summary>A block that is not durable yet.</summary>
     readonly record struct Pending(BlockHeader Header, Hash256 Hash, byte[] Bytes);
@@ -42,11 +43,18 @@ sealed class PostgreSqlJournal : JournalWriter
     void Use(NpgsqlConnection connection)
     {
         _connection = connection;
-        // "Canceling wait for synchronous replication": committed, but perhaps only here.
-        connection.Notice += (_, notice) =>
-        {
-            if (notice.Notice.InvariantSeverity is "WARNING") _warning = notice.Notice.MessageText;
-        };
+        connection.Notice += OnNotice;
+    }
+
+    /// <summary>"Canceling wait for synchronous replication": committed, but perhaps only here.</summary>
+    void OnNotice(object sender, NpgsqlNoticeEventArgs notice)
+    {
+        if (notice.Notice.InvariantSeverity is "WARNING") _warning = notice.Notice.MessageText;
+    }
+
+    void CheckWarning()
+    {
+        if (_warning is { } warning) throw new IOException($"{_database}: {warning}. Whether this commit is durable is not known.");
     }
 
     public static PostgreSqlJournal Open(PostgreSqlDatabase database, int partition, IReadOnlyCollection<JournalFloor> floors, OnBlock onBlock)
@@ -100,10 +108,18 @@ sealed class PostgreSqlJournal : JournalWriter
         // One that hangs in the middle of a transaction would hold it for as long as it hangs.
         PostgreSqlDatabase.Execute(connection, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and datname = current_database() and usename = current_user and pid <> pg_backend_pid()", $"{WriterName} {partition}");
         PostgreSqlDatabase.Execute(connection, "insert into purse.heads (partition, epoch, number, sequence, hash) values ($1, 0, 0, 0, $2) on conflict do nothing", partition, new byte[Hash256.SizeBytes]);
-        using NpgsqlCommand raise = PostgreSqlDatabase.Command(connection, "update purse.heads set epoch = epoch + 1 where partition = $1 and sealed_to is null returning epoch, number, hash", partition);
-        using NpgsqlDataReader row = raise.ExecuteReader();
-        if (row.Read()) return ((ulong)row.GetInt64(0), (ulong)row.GetInt64(1), row.GetFieldValue<byte[]>(2));
-        row.Close();
+        // One that hangs here, and is given up, must not raise it behind its successor's back: it can be ended, too.
+        using NpgsqlTransaction transaction = connection.BeginTransaction();
+        PostgreSqlDatabase.Execute(connection, $"set local application_name = '{WriterName} {partition}'");
+        (ulong Epoch, ulong Number, byte[] Hash) raised = default;
+        using (NpgsqlCommand raise = PostgreSqlDatabase.Command(connection, "update purse.heads set epoch = epoch + 1 where partition = $1 and sealed_to is null returning epoch, number, hash", partition))
+        using (NpgsqlDataReader row = raise.ExecuteReader())
+        {
+            if (row.Read()) raised = ((ulong)row.GetInt64(0), (ulong)row.GetInt64(1), row.GetFieldValue<byte[]>(2));
+        }
+
+        transaction.Commit();
+        if (raised.Epoch > 0) return raised;
         throw Sealed(database, partition, PostgreSqlDatabase.Scalar(connection, "select sealed_to from purse.heads where partition = $1", partition) as string ?? "?");
     }
 
@@ -116,6 +132,7 @@ sealed class PostgreSqlJournal : JournalWriter
         using NpgsqlConnection connection = database.OpenForWriting();
         try
         {
+            PostgreSqlDatabase.Execute(connection, $"set application_name = '{WriterName} {partition}'");
             using NpgsqlTransaction transaction = connection.BeginTransaction();
             ulong epoch, number;
             using (NpgsqlCommand raise = PostgreSqlDatabase.Command(connection, "update purse.heads set epoch = epoch + 1 where partition = $1 and sealed_to is null returning epoch, number", partition))
@@ -127,16 +144,23 @@ sealed class PostgreSqlJournal : JournalWriter
             if (epoch == 0)
             {
                 string? to = PostgreSqlDatabase.Scalar(connection, "select sealed_to from purse.heads where partition = $1", partition) as string;
-                if (to == store) return;
+                if (to == store)
+                {
+                    // Perhaps only here: it is sealed where what comes after it is durable.
+                    ConfirmDurable(connection, database);
+                    return;
+                }
+
                 throw to is null ? new IOException($"There is no journal of partition {partition} in {database}.") : Sealed(database, partition, to);
             }
 
             using PostgreSqlJournalReader reader = new(database, partition, number);
-            using PostgreSqlJournal journal = new(database, epoch, reader, connection);
+            using PostgreSqlJournal journal = new(database, epoch, reader, connection) { _isSealing = true };
             journal.Append(epoch, reader.LastSequence + 1, reader.LastTimeMicros, 1, recordSizeBytes, record, attachments, []);
             journal.Flush();
             PostgreSqlDatabase.Execute(connection, "update purse.heads set sealed_to = $2 where partition = $1", partition, store);
             transaction.Commit();
+            journal.CheckWarning();
         }
         catch (Exception e) when (e is NpgsqlException or TimeoutException or InvalidOperationException)
         {
@@ -172,14 +196,38 @@ sealed class PostgreSqlJournal : JournalWriter
     {
         (ulong epoch, string? sealedTo) = _database.With(connection =>
         {
-            using NpgsqlCommand look = PostgreSqlDatabase.Command(
-                connection, $"select epoch, sealed_to from purse.heads{(byCommit ? ", pg_logical_emit_message(true, 'purse', '')" : "")} where partition = $1", Partition);
+            if (byCommit) ConfirmDurable(connection, _database);
+            using NpgsqlCommand look = PostgreSqlDatabase.Command(connection, "select epoch, sealed_to from purse.heads where partition = $1", Partition);
             using NpgsqlDataReader row = look.ExecuteReader();
             return row.Read() ? ((ulong)row.GetInt64(0), row.IsDBNull(1) ? null : row.GetString(1)) : default;
         });
+        // What this writer itself has raised, and not committed yet.
+        if (epoch < Epoch && _isSealing) return;
         // The seal raised the epoch once: who was sealed and not deposed before goes along.
         if (sealedTo is not null && epoch == Epoch + 1) throw Sealed(_database, Partition, sealedTo);
         if (epoch != Epoch || sealedTo is not null) throw new FencedException($"Epoch {Epoch} of partition {Partition} is over: epoch {epoch} owns it now{(sealedTo is null ? "" : $", in store {sealedTo}")}.");
+    }
+
+    /// <summary>A commit that waits for the standby, and with it for all before it.</summary>
+    static void ConfirmDurable(NpgsqlConnection connection, PostgreSqlDatabase database)
+    {
+        string? warning = null;
+        void OnNotice(object sender, NpgsqlNoticeEventArgs notice)
+        {
+            if (notice.Notice.InvariantSeverity is "WARNING") warning = notice.Notice.MessageText;
+        }
+
+        connection.Notice += OnNotice;
+        try
+        {
+            PostgreSqlDatabase.Execute(connection, "select pg_logical_emit_message(true, 'purse', '')");
+        }
+        finally
+        {
+            connection.Notice -= OnNotice;
+        }
+
+        if (warning is not null) throw new IOException($"{database}: {warning}. Whether what it has is durable is not known.");
     }
 
     protected override void CheckEpoch(ulong epoch)
@@ -207,6 +255,23 @@ sealed class PostgreSqlJournal : JournalWriter
             }
 
             using NpgsqlBatch batch = new(_connection);
+            (BlockHeader last, Hash256 lastHash, _) = _pending[^1];
+            byte[] hash = lastHash.ToArray();
+            // First, in the order in which a seal takes them: the head's row, then the blocks.
+            batch.BatchCommands.Add(new NpgsqlBatchCommand(Advance)
+            {
+                Parameters =
+                {
+                    new NpgsqlParameter<int> { TypedValue = Partition },
+                    new NpgsqlParameter<long> { TypedValue = (long)Epoch },
+                    new NpgsqlParameter<long> { TypedValue = (long)_headNumber },
+                    new NpgsqlParameter<byte[]> { TypedValue = _headHash },
+                    new NpgsqlParameter<long> { TypedValue = (long)last.Number },
+                    new NpgsqlParameter<long> { TypedValue = (long)last.LastSequence },
+                    new NpgsqlParameter<byte[]> { TypedValue = hash },
+                    new NpgsqlParameter<bool> { TypedValue = _database.Options.IsReplicated },
+                },
+            });
             foreach (Pending one in _pending)
             {
                 batch.BatchCommands.Add(new NpgsqlBatchCommand(Insert)
@@ -223,25 +288,8 @@ sealed class PostgreSqlJournal : JournalWriter
                 });
             }
 
-            (BlockHeader last, Hash256 lastHash, _) = _pending[^1];
-            byte[] hash = lastHash.ToArray();
-            // Last, so that the row is locked for no longer than it must be.
-            batch.BatchCommands.Add(new NpgsqlBatchCommand(Advance)
-            {
-                Parameters =
-                {
-                    new NpgsqlParameter<int> { TypedValue = Partition },
-                    new NpgsqlParameter<long> { TypedValue = (long)Epoch },
-                    new NpgsqlParameter<long> { TypedValue = (long)_headNumber },
-                    new NpgsqlParameter<byte[]> { TypedValue = _headHash },
-                    new NpgsqlParameter<long> { TypedValue = (long)last.Number },
-                    new NpgsqlParameter<long> { TypedValue = (long)last.LastSequence },
-                    new NpgsqlParameter<byte[]> { TypedValue = hash },
-                    new NpgsqlParameter<bool> { TypedValue = _database.Options.IsReplicated },
-                },
-            });
             batch.ExecuteNonQuery();
-            if (_warning is { } warning) throw new IOException($"{_database}: {warning}. Whether this commit is durable is not known.");
+            CheckWarning();
             (_headNumber, _headHash) = (last.Number, hash);
         }
         catch (Exception e) when (e is NpgsqlException or TimeoutException or InvalidOperationException)

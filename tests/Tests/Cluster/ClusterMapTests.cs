@@ -94,13 +94,16 @@ public sealed class ClusterMapTests(ZooKeeperServer zooKeeper, PostgreSqlServer 
         foreach ((string text, string said) in new[] { ("{}", "not readable"), ("nonsense", "not readable"), ("""{"format":1,"id":"x","partitions":[]}""", "has format 1; this version reads 0") })
         {
             await client.SetAsync("/map", Encoding.UTF8.GetBytes(text), -1);
-            Assert.Contains(said, (await Assert.ThrowsAsync<IOException>(() => ClusterMap.OpenAsync(address, _log.Enqueue))).Message, StringComparison.Ordinal);
+            Assert.Contains(said, (await Assert.ThrowsAsync<MapException>(() => ClusterMap.OpenAsync(address, _log.Enqueue))).Message, StringComparison.Ordinal);
         }
 
         // Whoever is there goes on with what it knows, and says so.
         using CancellationTokenSource limit = new(TimeSpan.FromSeconds(20));
         while (!_log.Any(line => line.Contains("The cluster's map cannot be followed", StringComparison.Ordinal))) await Task.Delay(20, limit.Token);
         Assert.Equal(3, map.Settings.Partitions.Length);
+        // And hears when it is mended.
+        await client.SetAsync("/map", Encoding.UTF8.GetBytes("""{"format":0,"id":"x","partitions":[null,null,null],"redis":["r:1"]}"""), -1);
+        while (map.Settings.Redis.Length == 0) await Task.Delay(20, limit.Token);
     }
 
     /// <summary>Excludes: a change that overwrites another's, and one that is not heard of.</summary>
