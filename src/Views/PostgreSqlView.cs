@@ -8,7 +8,7 @@ namespace Purse.Views;
 public sealed class PostgreSqlView : SqlView
 {
     readonly NpgsqlDataSource _source;
-    readonly PostgreSqlCopy _copy = new();
+    readonly PostgreSqlCopy _copy = new(), _entriesCopy = new();
     NpgsqlConnection? _connection;
 
     /// <param name="connectionString">Of a user who owns the database, and has no rights in any that keeps a journal.</param>
@@ -61,7 +61,12 @@ public sealed class PostgreSqlView : SqlView
         return command.ExecuteScalar();
     }
 
-    public override void Complete() => Execute(Indexes);
+    /// <summary>The keys of what is only ever appended, too: COPY into a table without an index is nearly twice as fast.</summary>
+    public override void Complete() => Execute($"""
+        create unique index if not exists entries_key on entries (partition, position);
+        create unique index if not exists transfers_key on transfers (partition, position, posting);
+        {Indexes}
+        """);
 
     public override void Clear()
     {
@@ -69,7 +74,7 @@ public sealed class PostgreSqlView : SqlView
         using NpgsqlTransaction transaction = own.BeginTransaction();
         string sql = $"""
             drop table if exists {string.Join(", ", TableNames)};
-            {TablesWith("text collate \"C\"", "timestamptz", "numeric", "uuid", "")}
+            {TablesWith("text collate \"C\"", "timestamptz", "numeric", "uuid", ")")}
             insert into about values ('{Id}', {Version});
             insert into checkpoints select partition, 0 from generate_series(0, {PartitionsCount - 1}) as partition;
             """;
@@ -90,42 +95,52 @@ public sealed class PostgreSqlView : SqlView
         }
 
         State state = batch.State;
-        WriteEntries(connection, batch, state);
-        WriteTransfers(connection, batch, state);
+        EncodeEntries(batch, state);
+        // While the server takes these, the next ones are encoded.
+        Task entries = Task.Run(() =>
+        {
+            if (batch.Entries.Count > 0) _entriesCopy.Send(connection, "entries");
+        });
+        try
+        {
+            EncodeTransfers(batch, state);
+        }
+        finally
+        {
+            entries.GetAwaiter().GetResult();
+        }
+
+        if (batch.Transfers.Count > 0) _copy.Send(connection, "transfers");
         WriteBalances(connection, batch, state);
         WriteRest(connection, batch, state);
         transaction.Commit();
         return true;
     }
 
-    void WriteEntries(NpgsqlConnection connection, ViewBatch batch, State state)
+    void EncodeEntries(ViewBatch batch, State state)
     {
-        if (batch.Entries.Count == 0) return;
-        _copy.Begin();
+        _entriesCopy.Begin();
         foreach (ref readonly EntryRow row in System.Runtime.InteropServices.CollectionsMarshal.AsSpan(batch.Entries))
         {
             int decimals = state.Decimals(row.Currency);
-            _copy.Row(11);
-            _copy.Int(batch.Partition);
-            _copy.Long((long)row.Position);
-            _copy.Time(row.TimeMicros);
-            _copy.Ascii(NameOf(row.Kind));
-            _copy.Utf8(state.Names.Utf8(row.Account));
-            _copy.Ascii(state.CurrencyCode(row.Currency));
-            _copy.Numeric(row.Amount, decimals);
-            _copy.Numeric(row.Posted, decimals);
-            _copy.Numeric(row.Held, decimals);
-            if (row.Counterparty == 0) _copy.Null();
-            else _copy.Utf8(state.Names.Utf8(row.Counterparty));
-            _copy.Uuid(row.TransactionId);
+            _entriesCopy.Row(11);
+            _entriesCopy.Int(batch.Partition);
+            _entriesCopy.Long((long)row.Position);
+            _entriesCopy.Time(row.TimeMicros);
+            _entriesCopy.Ascii(NameOf(row.Kind));
+            _entriesCopy.Utf8(state.Names.Utf8(row.Account));
+            _entriesCopy.Ascii(state.CurrencyCode(row.Currency));
+            _entriesCopy.Numeric(row.Amount, decimals);
+            _entriesCopy.Numeric(row.Posted, decimals);
+            _entriesCopy.Numeric(row.Held, decimals);
+            if (row.Counterparty == 0) _entriesCopy.Null();
+            else _entriesCopy.Utf8(state.Names.Utf8(row.Counterparty));
+            _entriesCopy.Uuid(row.TransactionId);
         }
-
-        _copy.Send(connection, "entries");
     }
 
-    void WriteTransfers(NpgsqlConnection connection, ViewBatch batch, State state)
+    void EncodeTransfers(ViewBatch batch, State state)
     {
-        if (batch.Transfers.Count == 0) return;
         _copy.Begin();
         foreach (ref readonly TransferRow row in System.Runtime.InteropServices.CollectionsMarshal.AsSpan(batch.Transfers))
         {
@@ -149,8 +164,6 @@ public sealed class PostgreSqlView : SqlView
             _copy.Text(row.Metadata);
             _copy.Text(MembersOf(row.Metadata) is string members ? System.Text.Encoding.UTF8.GetBytes(members) : null);
         }
-
-        _copy.Send(connection, "transfers");
     }
 
     void WriteBalances(NpgsqlConnection connection, ViewBatch batch, State state)

@@ -46,7 +46,7 @@ public abstract class SqlView(string id, int partitionsCount) : IView
     /// <summary>A view of another version is made again.</summary>
     protected const int Version = 1;
 
-    /// <summary>TEXT, TIME, NUMERIC, UUID and CLUSTERED stand for what the database has for them; no text depends on a language.</summary>
+    /// <summary>TEXT, TIME, NUMERIC, UUID and WRITTEN stand for what the database has for them; no text depends on a language.</summary>
     const string Tables = """
         create table about (id text not null, version int not null);
         create table checkpoints (partition int primary key, position bigint not null);
@@ -56,11 +56,11 @@ public abstract class SqlView(string id, int partitionsCount) : IView
             primary key (account, currency, partition));
         create table entries (
             partition int not null, position bigint not null, time TIME not null, kind text not null, account TEXT not null, currency TEXT not null, amount NUMERIC not null,
-            posted NUMERIC not null, held NUMERIC not null, counterparty TEXT, transaction_id UUID, primary key (partition, position)) CLUSTERED;
+            posted NUMERIC not null, held NUMERIC not null, counterparty TEXT, transaction_id UUID WRITTEN(partition, position));
         create table transfers (
             partition int not null, position bigint not null, posting int not null, transaction_id UUID not null, origin_partition int not null, origin_position bigint not null,
             original_id UUID, time TIME not null, from_account TEXT not null, to_account TEXT not null, currency TEXT not null, amount NUMERIC not null, status text not null,
-            code text, description text, metadata text, members text, primary key (partition, position, posting)) CLUSTERED;
+            code text, description text, metadata text, members text WRITTEN(partition, position, posting));
         create table ids (
             origin_partition int not null, origin_position bigint not null, status text, original_id UUID, description text, metadata text, members text,
             primary key (origin_partition, origin_position));
@@ -105,9 +105,9 @@ public abstract class SqlView(string id, int partitionsCount) : IView
     /// <summary>For one who reads; given back by disposing it.</summary>
     protected abstract Task<DbConnection> OpenToReadAsync(CancellationToken cancellation);
 
-    /// <param name="clustered">What keeps a table's rows in the order of its key, where a table can be kept so.</param>
-    protected static string TablesWith(string text, string time, string numeric, string uuid, string clustered) =>
-        Tables.Replace(" CLUSTERED", clustered, StringComparison.Ordinal).Replace("TEXT", text, StringComparison.Ordinal).Replace("TIME", time, StringComparison.Ordinal).Replace("NUMERIC", numeric, StringComparison.Ordinal).Replace("UUID", uuid, StringComparison.Ordinal);
+    /// <param name="written">How a table ends whose rows are written once and in order, with $1 for its key.</param>
+    protected static string TablesWith(string text, string time, string numeric, string uuid, string written) =>
+        System.Text.RegularExpressions.Regex.Replace(Tables, @" WRITTEN\(([^)]*)\)\)", written, System.Text.RegularExpressions.RegexOptions.NonBacktracking).Replace("TEXT", text, StringComparison.Ordinal).Replace("TIME", time, StringComparison.Ordinal).Replace("NUMERIC", numeric, StringComparison.Ordinal).Replace("UUID", uuid, StringComparison.Ordinal);
 
     protected static Guid GuidOf(UInt128 id)
     {

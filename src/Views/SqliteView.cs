@@ -83,7 +83,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         Execute(own, $"""
             begin immediate;
             {string.Concat(TableNames.Select(table => $"drop table if exists {table};\n"))}
-            {TablesWith("text", "text", "text", "text", " without rowid")}
+            {TablesWith("text", "text", "text", "text", ", primary key ($1)) without rowid")}
             insert into about values ('embedded', {Version});
             {string.Concat(Enumerable.Range(0, PartitionsCount).Select(partition => $"insert into checkpoints values ({partition}, 0);\n"))}
             commit;

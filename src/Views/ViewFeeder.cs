@@ -46,7 +46,7 @@ public sealed partial class ViewFeeder : IAsyncDisposable
 
     /// <summary>Beside a busy writer a batch is small: no long one is under way when it gets busy.</summary>
     const int EventsPerBatchOfBusy = 16_384;
-    static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500);
+    static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500), Moment = TimeSpan.FromMilliseconds(50);
 
     readonly IReadOnlyList<Partition> _partitions;
     readonly Action<string> _log;
@@ -59,6 +59,9 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     volatile bool _stopping;
     volatile string? _fault;
     volatile bool _isComplete;
+
+    /// <summary>When a writer was last seen at its limit.</summary>
+    long _busyTicks = Stopwatch.GetTimestamp() - Stopwatch.Frequency;
 
     public ViewFeeder(IView view, IReadOnlyList<Partition> partitions, Action<string> log)
     {
@@ -175,7 +178,15 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     static bool IsOwned(Partition partition) =>
         partition.SubmitAsync(new ReadRequest<ulong>((State state) => state.LastSequence), TimeSpan.FromSeconds(5)).AsTask().GetAwaiter().GetResult() == RequestStatus.Answered;
 
-    bool IsWriterBusy => _partitions.Any(static partition => partition.QueuedCommands > QueuedCommandsOfBusy);
+    /// <summary>Was at its limit just now: between two blocks its queue may be empty for a moment.</summary>
+    bool IsWriterBusy
+    {
+        get
+        {
+            if (_partitions.Any(static partition => partition.QueuedCommands > QueuedCommandsOfBusy)) _busyTicks = Stopwatch.GetTimestamp();
+            return Stopwatch.GetElapsedTime(_busyTicks) < Moment;
+        }
+    }
 
     /// <summary>A thread of low priority is not enough: a view's server, its disk and its memory are the writer's, too.</summary>
     void Yield(long startedTicks, long endedTicks)
