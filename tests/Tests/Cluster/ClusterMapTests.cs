@@ -6,6 +6,7 @@ using Purse.Cluster.ZooKeeper;
 using Purse.Journal;
 using Purse.Ledger;
 using Purse.Partitions;
+using Purse.Views;
 
 namespace Purse.Tests.Cluster;
 
@@ -226,12 +227,7 @@ public sealed class ClusterMapTests(ZooKeeperServer zooKeeper, PostgreSqlServer 
         await DepositAsync(partition, "bob");
         if (stepsDone > 1)
         {
-            EventBatch seal = new(1);
-            seal.BeginAttachment();
-            seal.Attach(AttachmentTag.Store, "s2");
-            uint attachment = seal.EndAttachment();
-            seal.Add(EventKind.Sealed).Attachment = attachment;
-            PostgreSqlMove.Seal(from, 0, "s2", Event.SizeBytes, seal.EventBytes, seal.Attachments);
+            Seal(from, "s2");
         }
 
         if (stepsDone > 2) PostgreSqlMove.Finish(from, to, 0);
@@ -268,6 +264,55 @@ public sealed class ClusterMapTests(ZooKeeperServer zooKeeper, PostgreSqlServer 
         Assert.Equal(partition.FlushedSequence, machine.State.LastSequence);
         Assert.Equal("s2", PostgreSqlMove.SealOf(from, 0));
         Assert.Null(PostgreSqlMove.SealOf(to, 0));
+    }
+
+    static void Seal(PostgreSqlDatabase from, string to)
+    {
+        EventBatch seal = new(1);
+        seal.BeginAttachment();
+        seal.Attach(AttachmentTag.Store, to);
+        uint attachment = seal.EndAttachment();
+        seal.Add(EventKind.Sealed).Attachment = attachment;
+        PostgreSqlMove.Seal(from, 0, to, Event.SizeBytes, seal.EventBytes, seal.Attachments);
+    }
+
+    /// <summary>Excludes: a journal that is sealed while it is read, and is then read once more into what has it already; or its reader taken for deposed.</summary>
+    [Fact]
+    public async Task A_seal_in_the_middle_of_a_take_over_is_followed_by_a_new_one()
+    {
+        string address = await MakeAsync("s1", "s2");
+        await using (Partition partition = Start(await StoresAsync(address), _log)) await DepositAsync(partition, "alice");
+        ClusterStores stores = await StoresAsync(address), mover = await StoresAsync(address);
+        int read = 0;
+        Assert.Throws<JournalSealedException>(() => stores.Stores[0].TakeOver([], (in Block _) =>
+        {
+            if (read++ == 0) Seal(mover.Open("s1"), "s2");
+        }));
+        List<ulong> numbers = [];
+        using JournalWriter journal = stores.Stores[0].TakeOver([], (in Block block) => numbers.Add(block.Header.Number));
+        Assert.Equal("s2", stores.Stores[0].Name);
+        // All that the first one saw, and the seal.
+        Assert.Equal(Enumerable.Range(1, read + 1).Select(number => (ulong)number), numbers);
+    }
+
+    /// <summary>Excludes: a wallet that was deposed while nothing happened, and takes its successor's view for that of another journal.</summary>
+    [Fact]
+    public async Task An_idle_writer_that_was_deposed_leaves_the_view_alone()
+    {
+        string address = await MakeAsync("s1"), view = await postgreSql.NewDatabaseAsync();
+        await using Partition first = Start(await StoresAsync(address), _log);
+        await DepositAsync(first, "alice");
+        await using ViewFeeder one = new(new PostgreSqlView(view, "test", 1), [first], _log.Enqueue);
+        using CancellationTokenSource limit = new(TimeSpan.FromSeconds(30));
+        while (one.Position(0) < first.FlushedSequence) await Task.Delay(10, limit.Token);
+        await using Partition second = Start(await StoresAsync(address), _log);
+        await using ViewFeeder other = new(new PostgreSqlView(view, "test", 1), [second], _log.Enqueue);
+        await DepositAsync(second, "bob");
+        // It finds that the view knows more than it does, asks whether it is still the owner, and hears that it is not.
+        while (first.Fault is null || other.Position(0) < second.FlushedSequence) await Task.Delay(10, limit.Token);
+        Assert.IsType<FencedException>(first.Fault.InnerException ?? first.Fault);
+        Assert.DoesNotContain(_log, line => line.Contains("the view is made again", StringComparison.Ordinal));
+        Assert.Equal(["alice", "bob"], (await ((SqlView)other.View).FindAccountsAsync("", "", 10, CancellationToken.None)).Select(account => account.Account));
     }
 
     /// <summary>Excludes: two journals that go on from one.</summary>

@@ -413,6 +413,16 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
             Assert.True(clients.All(client => client.GetServers()[0].Keys(pattern: "balance:*").Any()));
             await RunAsync(server, seed: 7, commands: 50);
             await CheckAsync(host, 2);
+            // Emptied by several at once, and by one that died in the middle of it.
+            await Task.WhenAll(Enumerable.Range(0, 4).Select(_ => Task.Run(() =>
+            {
+                using RedisView view = new(first.Address, 0, 2, "test", Partitions);
+                view.Clear();
+            })));
+            await CheckAsync(host, 2);
+            await plain.GetDatabase().StringSetAsync("purse:about", "emptied by nobody any more");
+            await plain.GetDatabase().KeyDeleteAsync(plain.GetServers()[0].Keys(pattern: "balance:*").First());
+            await CheckAsync(host, 2);
             // Wiped while nothing else happens, and while it is fed.
             await plain.GetServers()[0].FlushAllDatabasesAsync();
             await CheckAsync(host, 2);
