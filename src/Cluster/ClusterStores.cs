@@ -268,6 +268,9 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
     /// <returns>The journal's last block; the floor and the snapshots that it does not have.</returns>
     public async Task<(JournalFloor End, List<JournalFloor> Lost)> FindLossAsync()
     {
+        // What looks lost here may be where it went.
+        if (Name is string here && PostgreSqlMove.SealOf(stores.Open(here), partition) is string there)
+            throw new IOException($"The journal of partition {partition} in store {here} is sealed: it goes on in store {there}. End that move first: `purse cluster move {partition} {there}`.");
         Snapshots snapshots = new(Files, partition);
         List<JournalFloor> floors = await stores.Map.ReadFloorAsync(partition) is FloorNode told ? [stores.Map.ToFloor(partition, told)] : [];
         foreach (string name in snapshots.List())

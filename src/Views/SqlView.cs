@@ -66,7 +66,7 @@ public abstract class SqlView(string id, int partitionsCount) : IView
             primary key (origin_partition, origin_position));
         """;
 
-    /// <summary>Made once the view shows all: filling it is then two to three times as fast.</summary>
+    /// <summary>Made once the view shows all: filling it is faster without them.</summary>
     protected const string Indexes = """
         create index if not exists transfers_by_time on transfers (time, partition, position, posting);
         create index if not exists transfers_by_from on transfers (from_account, time);

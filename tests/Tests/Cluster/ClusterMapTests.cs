@@ -206,6 +206,13 @@ public sealed class ClusterMapTests(ZooKeeperServer zooKeeper, PostgreSqlServer 
         await using Partition again = Start(await StoresAsync(address), _log);
         await DepositAsync(again, "bob");
         Assert.Equal(2, (int)await PostedAsync(again) / 100);
+        // One that nobody can read is not taken for none.
+        await using ZooKeeperClient client = new(zooKeeper.Server.Address + new Uri(address).AbsolutePath, TimeSpan.FromSeconds(4), _log.Enqueue);
+        foreach (string text in (string[])["nonsense", """{"number":1,"sequence":1,"hash":"no","epoch":1,"store":"s1","in_doubt":0}"""])
+        {
+            await client.SetAsync("/floors/0", Encoding.UTF8.GetBytes(text), -1);
+            Assert.Contains("/floors/0 of zk://", Assert.Throws<InvalidDataException>(() => stores.Stores[0].TakeOver([], static (in Block _) => { })).Message, StringComparison.Ordinal);
+        }
     }
 
     /// <summary>Excludes: a move that loses, doubles or strands what it moves, wherever it was cut short and whoever comes next.</summary>
