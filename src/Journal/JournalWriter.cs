@@ -212,7 +212,7 @@ public abstract class JournalWriter : IDisposable
 
     static JournalDamagedException LostTail(JournalFloor floor, int partition, string but) => new(
         $"journal_lost_tail: {floor.KnownFrom} knows event {floor.Sequence} (block {floor.Number}), which was durable, but the journal of partition {partition} {but}. " +
-        $"Restore the journal from a copy; no block was changed. To accept the loss: in a cluster `purse cluster accept-loss {partition}`, in a data folder delete {floor.KnownFrom}; then start again.", floor.Number, default);
+        $"Restore the journal from a copy; no block was changed. To accept the loss: in a cluster `purse cluster accept-loss {partition}`, in a data folder delete the snapshot that knows it; then start again.", floor.Number, default);
 
     Span<byte> Encode(
         ulong firstSequence, long timeMicros, int recordsCount, int recordSizeBytes,
