@@ -35,4 +35,7 @@ if (parsed.Errors.Count > 0)
     return Exit.Usage;
 }
 
-return await parsed.InvokeAsync();
+// A server ends when it has answered what it began (WalletServer sees to it); any other command is ended 2 s after it was told to, the library's way.
+InvocationConfiguration configuration = new();
+if (parsed.CommandResult.Command.Name == ServeCommand.Name) configuration.ProcessTerminationTimeout = null;
+return await parsed.InvokeAsync(configuration);

@@ -6,6 +6,7 @@ namespace Purse.Cli;
 
 static class ServeCommand
 {
+    public const string Name = "serve";
     public const string ListenDefault = "http://127.0.0.1:7070";
 
     /// <summary>What stands before the address in the line that says a server is ready; <see cref="ServerProcess"/> reads it.</summary>
@@ -21,7 +22,7 @@ static class ServeCommand
             if (result.GetValueOrDefault<int?>() is < 1 or > DataFolder.PartitionsMax) result.AddError($"--partitions takes 1 to {DataFolder.PartitionsMax}.");
         });
         Option<string?> cluster = new("--cluster") { Description = "Serve the cluster at zk://host:port,host:port/path, in place of a data folder." };
-        Command command = new("serve", "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster };
+        Command command = new(Name, "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster };
         command.Validators.Add(result =>
         {
             if (result.GetValue(cluster) is not null && (result.GetResult(data) is { Implicit: false } || result.GetValue(partitions) is not null))
