@@ -63,7 +63,7 @@ static partial class BenchCommand
         List<double> lags = [];
         Task sampling = Task.Run(async () =>
         {
-            for (; !end.IsCancellationRequested; await Task.Delay(5)) lags.Add(feeder.Lag.TotalMilliseconds);
+            for (; !end.IsCancellationRequested; await Task.Delay(5)) lags.Add(feeder.Lag!.Value.TotalMilliseconds);
         });
         watch.Restart();
         for (int i = 0; i < 500; i++)
@@ -89,7 +89,7 @@ static partial class BenchCommand
         }
     }
 
-    static async Task<double> ReadAsync(ViewFeeder feeder, EngineLoad load)
+    static async Task<double> ReadAsync(ViewSource feeder, EngineLoad load)
     {
         const int Readers = 64;
         long done = 0;

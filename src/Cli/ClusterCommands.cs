@@ -144,9 +144,9 @@ static class ClusterCommands
             table = new Table().AddColumns("store", "replicated", "connection");
             foreach ((string name, StoreSettings store) in map.Settings.Stores) table.AddRow(name, store.Replicated ? "yes" : "no", Markup.Escape(store.Connection));
             Terminal.Out.Write(table);
-            table = new Table().AddColumns("wallet", "process", "views behind");
-            foreach (WalletNode wallet in wallets) table.AddRow(wallet.Address, $"{wallet.ProcessId}", string.Join(", ", wallet.ViewLagSeconds.Select(view => $"{view.Key} {view.Value:0.00} s")));
-            if (wallets.Count == 0) table.AddRow("none is running", "", "");
+            table = new Table().AddColumns("wallet", "process", "role", "views behind");
+            foreach (WalletNode wallet in wallets) table.AddRow(wallet.Address, $"{wallet.ProcessId}", wallet.Role, string.Join(", ", wallet.ViewLagSeconds.Select(view => view.Value is double lag ? $"{view.Key} {lag:0.00} s" : $"{view.Key} is being filled")));
+            if (wallets.Count == 0) table.AddRow("none is running", "", "", "");
             Terminal.Out.Write(table);
             if (map.Settings.Redis.Length > 0) Terminal.Out.MarkupLine($"Redis nodes: {Markup.Escape(string.Join(", ", map.Settings.Redis))}");
             if (map.Settings.View is string view) Terminal.Out.MarkupLine($"View: {Markup.Escape(view)}");

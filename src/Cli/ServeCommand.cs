@@ -22,22 +22,25 @@ static class ServeCommand
             if (result.GetValueOrDefault<int?>() is < 1 or > DataFolder.PartitionsMax) result.AddError($"--partitions takes 1 to {DataFolder.PartitionsMax}.");
         });
         Option<string?> cluster = new("--cluster") { Description = "Serve the cluster at zk://host:port,host:port/path, in place of a data folder." };
-        Command command = new(Name, "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster };
+        Option<NodeRole> role = new("--role") { Description = "Of a cluster's node: all, or query, which answers from the views and needs no right to a journal." };
+        Command command = new(Name, "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster, role };
         command.Validators.Add(result =>
         {
             if (result.GetValue(cluster) is not null && (result.GetResult(data) is { Implicit: false } || result.GetValue(partitions) is not null))
                 result.AddError("--cluster says where everything is: leave out --data and --partitions.");
+            if (result.GetValue(cluster) is null && result.GetValue(role) != NodeRole.All) result.AddError("--role is of a cluster's node: say which with --cluster.");
         });
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(cluster), parsed.GetValue(listen)!, parsed.GetValue(partitions))));
+        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(cluster), parsed.GetValue(listen)!, parsed.GetValue(partitions), parsed.GetValue(role))));
         return command;
     }
 
-    static async Task<int> RunAsync(string data, string? cluster, string listen, int? partitions)
+    static async Task<int> RunAsync(string data, string? cluster, string listen, int? partitions, NodeRole role)
     {
         await using WalletServer server = await WalletServer.StartAsync(new WalletServerOptions
         {
             DataFolder = cluster is null ? data : null,
             Cluster = cluster,
+            Role = role,
             Listen = listen,
             PartitionsCount = partitions,
             Log = message => Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} {message}"),

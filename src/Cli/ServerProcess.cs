@@ -23,9 +23,11 @@ sealed class ServerProcess : IDisposable
     public static string[] Program { get; } = [Path.GetFileNameWithoutExtension(Environment.ProcessPath) == "dotnet" ? Environment.ProcessPath! : "dotnet", typeof(ServerProcess).Assembly.Location];
 
     /// <summary>Starts this program with other arguments and waits until it says that it is ready.</summary>
-    public static async Task<ServerProcess> StartAsync(List<string> arguments)
+    public static async Task<ServerProcess> StartAsync(List<string> arguments, params (string Name, string Value)[] environment)
     {
-        Process process = Process.Start(new ProcessStartInfo(Program[0], [.. Program[1..], .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false })!;
+        ProcessStartInfo start = new(Program[0], [.. Program[1..], .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false };
+        foreach ((string name, string value) in environment) start.Environment[name] = value;
+        Process process = Process.Start(start)!;
         Queue<string> log = new();
         process.ErrorDataReceived += (_, line) =>
         {

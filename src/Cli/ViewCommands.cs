@@ -53,7 +53,7 @@ static class ViewCommands
                 await Task.Run(view.Clear, cancellation);
             }
 
-            if ((await map.WalletsAsync()).Count == 0)
+            if (!(await map.WalletsAsync()).Exists(wallet => wallet.Role != "query"))
             {
                 Terminal.Note($"{views.Count} views are empty. No wallet is running: the next one that starts fills them.");
                 return Exit.Done;
@@ -89,7 +89,7 @@ static class ViewCommands
                 double now = done;
                 foreach (IView view in rest.ToArray())
                 {
-                    ulong[] positions = await Task.Run(view.Positions, cancellation);
+                    ulong[] positions = Checkpoint.PositionsOf(await Task.Run(view.Look, cancellation));
                     double shown = positions.Zip(heads).Sum(pair => (double)Math.Min(pair.First, pair.Second));
                     now += shown;
                     if (positions.Zip(heads).Any(pair => pair.First < pair.Second)) continue;

@@ -35,7 +35,7 @@ public sealed record ClusterSettings
 public sealed record FloorNode(ulong Number, ulong Sequence, string Hash, ulong Epoch, string Store, int InDoubt);
 
 /// <summary>What a wallet process tells of itself every second, in a node that ends with its session.</summary>
-public sealed record WalletNode(string Address, int ProcessId, SortedDictionary<string, double> ViewLagSeconds);
+public sealed record WalletNode(string Address, int ProcessId, string Role, SortedDictionary<string, double?> ViewLagSeconds);
 
 /// <summary>The map is there, and says what this program cannot go by.</summary>
 public sealed class MapException(string message, Exception? inner = null) : IOException(message, inner);

@@ -10,7 +10,7 @@ using Purse.Partitions;
 namespace Purse.Server;
 
 /// <summary>Opening, changing and reading accounts.</summary>
-sealed class AccountEndpoints(Router router, ViewReads views, TimeProvider clock)
+sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, TimeProvider clock)
 {
     const int HistoryLimitDefault = 50;
     const int HistoryLimitMax = 1000;
@@ -21,17 +21,18 @@ sealed class AccountEndpoints(Router router, ViewReads views, TimeProvider clock
     /// <summary>Without authentication every caller is this one.</summary>
     public const string By = "local";
 
-    public void Map(IEndpointRouteBuilder routes)
+    /// <param name="reads">What a node without partitions answers, too.</param>
+    public void Map(IEndpointRouteBuilder routes, IEndpointRouteBuilder reads)
     {
         const string account = "/v1/wallet/accounts/{account}";
         routes.MapPost("/v1/wallet/accounts", (RequestDelegate)OpenAsync);
-        routes.MapGet(account, (RequestDelegate)GetAsync);
+        reads.MapGet(account, (RequestDelegate)GetAsync);
         routes.MapPut($"{account}/limits", (RequestDelegate)SetLimitsAsync);
         routes.MapPut($"{account}/metadata", (RequestDelegate)SetMetadataAsync);
         routes.MapPost($"{account}/freeze", (RequestDelegate)FreezeAsync);
         routes.MapPost($"{account}/unfreeze", http => ChangeAsync(http, CommandKind.Unfreeze));
         routes.MapPost($"{account}/close", http => ChangeAsync(http, CommandKind.Close));
-        routes.MapGet($"{account}/balance", (RequestDelegate)BalanceAsync);
+        reads.MapGet($"{account}/balance", (RequestDelegate)BalanceAsync);
         routes.MapGet($"{account}/history", (RequestDelegate)HistoryAsync);
     }
 
@@ -232,9 +233,10 @@ sealed class AccountEndpoints(Router router, ViewReads views, TimeProvider clock
         json.WriteEndObject();
     }
 
-    static bool IsOfView(HttpContext http) => Query.Parameter(http, "source") switch
+    bool IsOfView(HttpContext http) => Query.Parameter(http, "source") switch
     {
-        null or "partition" => false,
+        null => role == NodeRole.Query,
+        "partition" => role == NodeRole.Query ? throw NodeRoles.ViewsOnly() : false,
         "view" => true,
         { } other => throw new Problem("malformed_request", $"source is '{Query.Shorten(other)}'; it must be partition or view."),
     };
@@ -250,17 +252,17 @@ sealed class AccountEndpoints(Router router, ViewReads views, TimeProvider clock
     {
         Query.AllowParameters(http, "currency", "as_of", "at", "min_position", "source");
         AccountName name = Query.AccountOfPath(http);
-        CurrencyCode currency = CurrencyParameter(http, out int decimals);
         string? asOfText = Query.Parameter(http, "as_of"), atText = Query.Parameter(http, "at");
         if (asOfText is not null && atText is not null) throw new Problem("malformed_request", "as_of and at cannot both be given.");
         long? asOf = asOfText is null ? null : Query.TimeMicros("as_of", asOfText);
         if (IsOfView(http))
         {
             if (asOf is not null || atText is not null) throw new Problem("malformed_request", "A view shows balances as they are now; as_of and at are answered with source=partition.");
-            await views.AnswerBalanceAsync(http, name, currency, decimals);
+            await views.AnswerBalanceAsync(http, name, CurrencyParameter(http));
             return;
         }
 
+        CurrencyCode currency = CurrencyParameter(http, out int decimals);
         if (asOf > NowMicros()) throw new Problem("time_in_future", $"as_of is {asOfText}; it is {Answer.Time(NowMicros())} now.");
 
         Int128 posted = 0, held = 0;
@@ -413,14 +415,11 @@ sealed class AccountEndpoints(Router router, ViewReads views, TimeProvider clock
             : throw new Problem("malformed_request", $"limit is '{Query.Shorten(text)}'; it must be 1 to {HistoryLimitMax}.");
     }
 
+    static string CurrencyParameter(HttpContext http) => Query.Parameter(http, "currency") ?? throw new Problem("malformed_request", "The parameter currency is missing, such as ?currency=USD.");
+
     CurrencyCode CurrencyParameter(HttpContext http, out int decimals)
     {
-        string text = Query.Parameter(http, "currency") ?? throw new Problem("malformed_request", "The parameter currency is missing, such as ?currency=USD.");
-        return Currency(router, text, out decimals);
-    }
-
-    public static CurrencyCode Currency(Router router, string text, out int decimals)
-    {
+        string text = CurrencyParameter(http);
         CurrencyCode code = Query.Currency(text);
         return Readers(router.All[0]).State.TryCurrency(code, out _, out decimals) ? code : throw Problem.From(Outcome.CurrencyUnknown, text);
     }

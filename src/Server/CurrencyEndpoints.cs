@@ -70,7 +70,7 @@ sealed class CurrencyEndpoints(Router router)
     /// <returns>Whether all of it is.</returns>
     public static async Task<bool> SpreadAsync(Router router, Action<string> log)
     {
-        if (router.All.Count == 1) return true;
+        if (router.All.Count <= 1) return true;
         bool isFinished = true;
         TimeSpan patience = TimeSpan.FromSeconds(10);
         ReadRequest<List<RegisteredCurrency>> read = new(state => [.. Enumerable.Range(Iso4217.RegisteredFirst, state.Currencies.Count).Select(number => state.Currencies[(uint)number])]);

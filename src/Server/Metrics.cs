@@ -15,7 +15,7 @@ sealed class Metrics : IDisposable
 {
     readonly Meter _meter;
 
-    Metrics(Router router, ViewHost views, string meterName)
+    Metrics(Router router, ViewHost views, int partitionsCount, string meterName)
     {
         _meter = new Meter(meterName);
         IReadOnlyList<Partition> partitions = router.All;
@@ -28,10 +28,10 @@ sealed class Metrics : IDisposable
         Gauge("purse.in_doubt.coordinated", null, "Commits across partitions that this one coordinates and has not ended.", partition => partition.UndecidedCount);
         Gauge("purse.in_doubt.prepared", null, "Commits that this partition has prepared for others, which have not told it their decision.", partition => partition.PreparedForOthersCount);
         Gauge("purse.in_doubt.oldest", "s", "How long the oldest commit that this partition coordinates has been under way.", partition => partition.OldestUndecidedAge.TotalSeconds);
-        _meter.CreateObservableGauge("purse.view.lag", () => views.Feeders.Select(feeder => new Measurement<double>(feeder.Lag.TotalSeconds, new KeyValuePair<string, object?>("view", feeder.View.Name))), "s",
-            "For how long there has been something that the view does not show.");
-        _meter.CreateObservableGauge("purse.view.position", () => views.Feeders.SelectMany(feeder => partitions.Select(partition =>
-            new Measurement<double>(feeder.Position(partition.Number), Of(partition), new KeyValuePair<string, object?>("view", feeder.View.Name)))), null, "The last event that the view shows.");
+        _meter.CreateObservableGauge("purse.view.lag", () => views.Sources.Where(source => source.Lag is not null).Select(source => new Measurement<double>(source.Lag!.Value.TotalSeconds, new KeyValuePair<string, object?>("view", source.View.Name))), "s",
+            "For how long there has been something that the view may not show.");
+        _meter.CreateObservableGauge("purse.view.position", () => views.Sources.SelectMany(source => Enumerable.Range(0, partitionsCount).Select(partition =>
+            new Measurement<double>(source.Position(partition), new KeyValuePair<string, object?>("partition", partition), new KeyValuePair<string, object?>("view", source.View.Name)))), null, "The last event that the view shows.");
 
         void Count(string name, string description, Func<Partition, long> observe) =>
             _meter.CreateObservableCounter(name, () => partitions.Select(partition => new Measurement<long>(observe(partition), Of(partition))), null, description);
@@ -47,9 +47,9 @@ sealed class Metrics : IDisposable
         : [];
 
     /// <param name="meterName">Several servers in one process need one each.</param>
-    public static void Add(WebApplicationBuilder builder, Router router, ViewHost views, string meterName)
+    public static void Add(WebApplicationBuilder builder, Router router, ViewHost views, int partitionsCount, string meterName)
     {
-        builder.Services.AddSingleton(_ => new Metrics(router, views, meterName));
+        builder.Services.AddSingleton(_ => new Metrics(router, views, partitionsCount, meterName));
         builder.Services.AddOpenTelemetry()
             .ConfigureResource(resource => resource.AddService("purse", autoGenerateServiceInstanceId: false))
             .WithMetrics(metrics => metrics.AddMeter(meterName, Partition.MeterName, "Microsoft.AspNetCore.Hosting", "System.Runtime")

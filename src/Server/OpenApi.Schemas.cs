@@ -153,7 +153,7 @@ public static partial class OpenApi
         schemas["Aborted"] = Object([("prepared_at", Position()), ("state", Enum("aborted"))]);
         schemas["Figures"] = Object([("posted", Money("All that came less all that went.")), ("held", Money("Set aside by holds.")), ("available", Money("posted less held."))]);
         schemas["Limits"] = Object([], [("min_balance", Money()), ("max_balance", Money())]);
-        (string, JsonNode)[] age() => [("source", Enum("view")), ("lag_ms", Integer("Milliseconds for which there has been something that the view does not show; 0 where it shows all."))];
+        (string, JsonNode)[] age() => [("source", Enum("view")), ("lag_ms", Integer("Milliseconds for which there has been something that the view may not show; 0 where it shows all."))];
         (string, JsonNode)[] accountOfView() => [("account", Account()), ("status", Enum("open", "frozen", "closed")), ("limits", Map("Limits")), ("balances", Map("Figures"))];
         JsonNode nextCursor() => new JsonObject { ["type"] = new JsonArray("string", "null"), ["description"] = "For the next page; null after the last." };
         schemas["FoundAccount"] = Object(accountOfView(), [("metadata", Anything())]);

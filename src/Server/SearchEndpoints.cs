@@ -5,14 +5,13 @@ using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
-using Purse.Cluster;
 using Purse.Ledger;
 using Purse.Views;
 
 namespace Purse.Server;
 
 /// <summary>Search over the read model, by cursor.</summary>
-sealed class SearchEndpoints(ViewReads reads, Router router)
+sealed class SearchEndpoints(ViewReads reads)
 {
     static readonly string[] Statuses = [.. Enum.GetNames<TransferStatus>().Select(JsonNamingPolicy.SnakeCaseLower.ConvertName)];
 
@@ -30,11 +29,11 @@ sealed class SearchEndpoints(ViewReads reads, Router router)
             throw new Problem("account_malformed", $"prefix is '{Query.Shorten(prefix)}', which no account's name begins with.");
         int limit = AccountEndpoints.Limit(Query.Parameter(http, "limit"));
         string after = Query.Parameter(http, "cursor") is not string cursor ? "" : AccountName.TryParse(Decode(cursor), out AccountName last) ? last.ToString() : throw NoCursor(cursor);
-        ViewFeeder feeder = reads.Search;
-        await ViewReads.WaitAsync(http, feeder, router.All.Count);
-        TimeSpan lag = feeder.Lag;
-        SqlView view = (SqlView)feeder.View;
-        (List<FoundAccount> accounts, ILookup<string, FoundBalance> balances) = await ViewReads.ReadAsync(feeder, async () =>
+        ViewSource source = reads.Search;
+        await reads.WaitAsync(http, source);
+        TimeSpan lag = ViewReads.AgeOf(source);
+        SqlView view = (SqlView)source.View;
+        (List<FoundAccount> accounts, ILookup<string, FoundBalance> balances) = await ViewReads.ReadAsync(source, async () =>
         {
             List<FoundAccount> found = await view.FindAccountsAsync(prefix, after, limit + 1, http.RequestAborted);
             return (found, (await view.BalancesAsync([.. found.Take(limit).Select(one => one.Account)], http.RequestAborted)).ToLookup(balance => balance.Account));
@@ -59,11 +58,11 @@ sealed class SearchEndpoints(ViewReads reads, Router router)
     {
         Query.AllowParameters(http, "account", "currency", "from", "to", "min_amount", "max_amount", "status", "metadata", "limit", "cursor", "min_position");
         int limit = AccountEndpoints.Limit(Query.Parameter(http, "limit"));
-        TransferSearch search = Read(http, limit);
-        ViewFeeder feeder = reads.Search;
-        await ViewReads.WaitAsync(http, feeder, router.All.Count);
-        TimeSpan lag = feeder.Lag;
-        List<FoundTransfer> found = await ViewReads.ReadAsync(feeder, () => ((SqlView)feeder.View).FindTransfersAsync(search, http.RequestAborted));
+        TransferSearch search = await ReadAsync(http, limit);
+        ViewSource source = reads.Search;
+        await reads.WaitAsync(http, source);
+        TimeSpan lag = ViewReads.AgeOf(source);
+        List<FoundTransfer> found = await ViewReads.ReadAsync(source, () => ((SqlView)source.View).FindTransfersAsync(search, http.RequestAborted));
         await Answer.WriteAsync(http, 200, json =>
         {
             json.WriteStartArray("transfers");
@@ -75,25 +74,26 @@ sealed class SearchEndpoints(ViewReads reads, Router router)
         });
     }
 
-    TransferSearch Read(HttpContext http, int limit)
+    async Task<TransferSearch> ReadAsync(HttpContext http, int limit)
     {
         string? account = Query.Parameter(http, "account") is string name ? Query.Account("account", name).ToString() : null;
-        (string? code, int decimals) = Query.Parameter(http, "currency") is string currency ? AccountEndpoints.Currency(router, currency, out int known) is var parsed ? (parsed.ToString(), known) : default : (null, 0);
+        (CurrencyCode Code, int Decimals)? currency = Query.Parameter(http, "currency") is string text ? await reads.CurrencyAsync(http, text) : null;
+        (string? code, int decimals) = (currency?.Code.ToString(), currency?.Decimals ?? 0);
         string? status = Query.Parameter(http, "status");
         if (status is not null && !Statuses.Contains(status)) throw new Problem("malformed_request", $"status is '{Query.Shorten(status)}'; it must be one of {string.Join(", ", Statuses)}.");
         JsonElement? metadata = null;
-        if (Query.Parameter(http, "metadata") is string text)
+        if (Query.Parameter(http, "metadata") is string members)
         {
             try
             {
-                metadata = JsonElement.Parse(text);
+                metadata = JsonElement.Parse(members);
             }
             catch (JsonException)
             {
                 // Said below.
             }
 
-            if (metadata is not { ValueKind: JsonValueKind.Object }) throw new Problem("malformed_request", $"metadata is '{Query.Shorten(text)}'; it must be a JSON object, such as {{\"order\":\"A-17\"}}.");
+            if (metadata is not { ValueKind: JsonValueKind.Object }) throw new Problem("malformed_request", $"metadata is '{Query.Shorten(members)}'; it must be a JSON object, such as {{\"order\":\"A-17\"}}.");
         }
 
         return new TransferSearch

@@ -1,23 +1,26 @@
+using System.Collections.Concurrent;
 using System.Globalization;
 using System.Text.Json;
 using Microsoft.AspNetCore.Http;
-using Purse.Cluster;
 using Purse.Ledger;
 using Purse.Views;
 
 namespace Purse.Server;
 
 /// <summary>Answers from a view: not exact, and never dearer to the writer. Each says how old it is.</summary>
-sealed class ViewReads(ViewHost views, Router router)
+sealed class ViewReads(ViewHost views, int partitionsCount)
 {
+    /// <summary>A currency never changes once it is known.</summary>
+    readonly ConcurrentDictionary<CurrencyCode, int> _decimals = new();
+
     /// <summary>The view with rows.</summary>
-    public ViewFeeder Search => views.Search ?? throw new Problem("view_unavailable", "This server has no view to search.");
+    public ViewSource Search => views.Search ?? throw new Problem("view_unavailable", "This server has no view to search.");
 
     /// <summary>The view that shows this account's balances.</summary>
-    public ViewFeeder Of(in AccountName account) => views.Of(account) ?? throw new Problem("view_unavailable", "This server has no view of balances.");
+    public ViewSource Of(in AccountName account) => views.Of(account) ?? throw new Problem("view_unavailable", "This server has no view of balances.");
 
     /// <summary>Waits until the view shows what <c>min_position</c> names, in every partition that it names.</summary>
-    public static async Task WaitAsync(HttpContext http, ViewFeeder feeder, int partitionsCount)
+    public async Task WaitAsync(HttpContext http, ViewSource source)
     {
         if (Query.Parameter(http, "min_position") is not string text) return;
         TimeSpan timeout = Query.Timeout(http);
@@ -25,17 +28,17 @@ sealed class ViewReads(ViewHost views, Router router)
         for (int partition = 0; partition < partitionsCount; partition++)
         {
             ulong min = Query.Position("min_position", text, partition) ?? 0;
-            while (feeder.Position(partition) < min)
+            while (source.Position(partition) < min)
             {
                 if (Environment.TickCount64 >= deadline)
-                    throw new Problem("deadline_exceeded", $"The view shows partition {partition} up to {feeder.Position(partition)}; min_position {partition}:{min} was not reached within {timeout.TotalMilliseconds:0} ms.");
+                    throw new Problem("deadline_exceeded", $"The view shows partition {partition} up to {source.Position(partition)}; min_position {partition}:{min} was not reached within {timeout.TotalMilliseconds:0} ms.");
                 await Task.Delay(5, http.RequestAborted);
             }
         }
     }
 
     /// <summary>Reads from the view's store; one that does not answer is a problem of the view's, not of the request.</summary>
-    public static async Task<T> ReadAsync<T>(ViewFeeder feeder, Func<Task<T>> read)
+    public static async Task<T> ReadAsync<T>(ViewSource source, Func<Task<T>> read)
     {
         try
         {
@@ -43,7 +46,41 @@ sealed class ViewReads(ViewHost views, Router router)
         }
         catch (Exception e) when (e is System.Data.Common.DbException or StackExchange.Redis.RedisException or TimeoutException or InvalidOperationException or ObjectDisposedException or IOException)
         {
-            throw new Problem("view_unavailable", $"The view {feeder.View.Name} does not answer: {feeder.Fault ?? e.Message}");
+            throw new Problem("view_unavailable", $"The view {source.View.Name} does not answer: {source.Fault ?? e.Message}");
+        }
+    }
+
+    /// <summary>The partitions that have a part of the account.</summary>
+    int[] PartsOf(in AccountName name) => name.IsSystem ? [.. Enumerable.Range(0, partitionsCount)] : [name.PartitionOf(partitionsCount)];
+
+    /// <summary>Of these partitions, or of all: the one that is furthest behind.</summary>
+    public static TimeSpan AgeOf(ViewSource source, int[]? parts = null)
+    {
+        TimeSpan age = TimeSpan.Zero;
+        foreach (TimeSpan? lag in parts is null ? [source.Lag] : parts.Select(source.LagOf))
+        {
+            if (lag is null) throw new Problem("view_unavailable", $"How old the view {source.View.Name} is cannot be said: {source.Fault ?? "it is being filled, and has not shown all that there is yet"}.");
+            if (lag > age) age = lag.Value;
+        }
+
+        return age;
+    }
+
+    /// <summary>As the view has it: without asking any partition.</summary>
+    public async Task<(CurrencyCode Code, int Decimals)> CurrencyAsync(HttpContext http, string text)
+    {
+        CurrencyCode code = Query.Currency(text);
+        if (_decimals.TryGetValue(code, out int decimals)) return (code, decimals);
+        // What was registered stays what it is, also where a later ISO 4217 takes up the same code.
+        int? registered = views.Search is null ? null : await FindAsync(Search);
+        if (registered is null && !Iso4217.TryGet(code, out _, out decimals)) throw Problem.From(Outcome.CurrencyUnknown, text);
+        _decimals[code] = registered ?? decimals;
+        return (code, registered ?? decimals);
+
+        async Task<int?> FindAsync(ViewSource source)
+        {
+            await WaitAsync(http, source);
+            return await ReadAsync(source, () => ((SqlView)source.View).FindDecimalsAsync(text, http.RequestAborted));
         }
     }
 
@@ -53,14 +90,15 @@ sealed class ViewReads(ViewHost views, Router router)
         json.WriteNumber("lag_ms", (long)Math.Ceiling(lag.TotalMilliseconds));
     }
 
-    public async Task AnswerBalanceAsync(HttpContext http, AccountName name, CurrencyCode currency, int decimals)
+    public async Task AnswerBalanceAsync(HttpContext http, AccountName name, string currencyText)
     {
-        ViewFeeder feeder = Of(name);
-        await WaitAsync(http, feeder, router.All.Count);
-        int[] parts = [.. router.PartsOf(name).Select(partition => partition.Number)];
+        (CurrencyCode currency, int decimals) = await CurrencyAsync(http, currencyText);
+        ViewSource source = Of(name);
+        await WaitAsync(http, source);
+        int[] parts = PartsOf(name);
         // Before the look: the answer is no older than it says.
-        TimeSpan lag = parts.Max(feeder.LagOf);
-        (List<FoundBalance> balances, ulong[] positions) = await ReadAsync(feeder, () => ViewHost.BalancesAsync(feeder, name, parts, http.RequestAborted));
+        TimeSpan lag = AgeOf(source, parts);
+        (List<FoundBalance> balances, ulong[] positions) = await ReadAsync(source, () => ViewHost.BalancesAsync(source, name, parts, http.RequestAborted));
         string code = currency.ToString();
         (Int128 posted, Int128 held) = Sum(balances.Where(balance => balance.Currency == code));
         // An account without money yet may not have been opened; only rows tell.
@@ -77,20 +115,20 @@ sealed class ViewReads(ViewHost views, Router router)
 
     async Task<bool> IsOpenedAsync(AccountName name, HttpContext http)
     {
-        ViewFeeder search = Search;
-        await WaitAsync(http, search, router.All.Count);
+        ViewSource search = Search;
+        await WaitAsync(http, search);
         return await ReadAsync(search, () => ((SqlView)search.View).FindAccountAsync(name.ToString(), http.RequestAborted)) is not null;
     }
 
     public async Task AnswerAccountAsync(HttpContext http, AccountName name)
     {
-        ViewFeeder feeder = Search;
-        await WaitAsync(http, feeder, router.All.Count);
-        int[] parts = [.. router.PartsOf(name).Select(partition => partition.Number)];
-        TimeSpan lag = parts.Max(feeder.LagOf);
-        ulong[] positions = [.. parts.Select(feeder.Position)];
-        SqlView view = (SqlView)feeder.View;
-        (FoundAccount? account, List<FoundBalance> balances) = await ReadAsync(feeder, async () =>
+        ViewSource source = Search;
+        await WaitAsync(http, source);
+        int[] parts = PartsOf(name);
+        TimeSpan lag = AgeOf(source, parts);
+        ulong[] positions = [.. parts.Select(source.Position)];
+        SqlView view = (SqlView)source.View;
+        (FoundAccount? account, List<FoundBalance> balances) = await ReadAsync(source, async () =>
             (await view.FindAccountAsync(name.ToString(), http.RequestAborted), await view.BalancesAsync([name.ToString()], http.RequestAborted)));
         if (account is null && !name.IsSystem) throw new Problem("account_not_found", $"No account '{name}' is in the view.");
         await Answer.WriteAsync(http, 200, json =>

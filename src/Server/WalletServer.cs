@@ -6,6 +6,7 @@ using Microsoft.AspNetCore.Hosting.Server;
 using Microsoft.AspNetCore.Hosting.Server.Features;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Http.Features;
+using Microsoft.AspNetCore.Routing;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
@@ -25,6 +26,9 @@ public sealed record WalletServerOptions
 
     /// <summary>The cluster it belongs to, as <c>zk://host:port,host:port/path</c>.</summary>
     public string? Cluster { get; init; }
+
+    /// <summary>Of a node of a cluster; an embedded server is all there is.</summary>
+    public NodeRole Role { get; init; }
 
     /// <summary>Such as <c>http://127.0.0.1:7070</c>; port 0 takes a free one.</summary>
     public required string Listen { get; init; }
@@ -57,7 +61,7 @@ public sealed class WalletServer : IAsyncDisposable
     readonly WebApplication _app;
     readonly DataFolder? _folder;
     readonly ClusterStores? _cluster;
-    /// <summary>What it feeds.</summary>
+    /// <summary>What it feeds or looks at.</summary>
     internal ViewHost Views { get; }
     bool _disposed;
 
@@ -101,6 +105,7 @@ public sealed class WalletServer : IAsyncDisposable
             int count = cluster?.Stores.Count ?? folder!.PartitionsCount;
             // A store of a cluster that is down keeps no other partition from being served.
             PartitionOptions partitionOptions = options.Partition with { IsPatient = cluster is not null };
+            if (options.Role == NodeRole.Query) stores = [];
             if (cluster is null) partitions.AddRange(stores.Select(store => Partition.Start(store, count, partitionOptions, TimeProvider.System, options.Log)));
             else partitions.AddRange(await Task.WhenAll(stores.Select(store => Task.Factory.StartNew(
                 // Each waits for its database: on a thread of its own.
@@ -108,14 +113,15 @@ public sealed class WalletServer : IAsyncDisposable
             foreach (Partition partition in partitions) partition.Connect(partitions);
             Router router = new(partitions);
             bool areCurrenciesKnown = await CurrencyEndpoints.SpreadAsync(router, options.Log);
-            views = new ViewHost(partitions, options.Log);
+            views = new ViewHost(count, options.Role == NodeRole.Query ? view => new ViewWatcher(view, count, options.Log) : view => new ViewFeeder(view, partitions, options.Log));
             if (options.HasViews) await ServeViewsAsync(views, folder, cluster, options.Log);
-            WalletServer server = new(Build(listen, router, views, options.MeterName, options.Log), folder, cluster, views, partitions);
+            WalletServer server = new(Build(listen, router, views, count, options), folder, cluster, views, partitions);
             await server._app.StartAsync();
             server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
             if (cluster is not null && !areCurrenciesKnown) server._spreading = server.SpreadLaterAsync(router, options.Log);
             cluster?.Tell(partitions, () => new WalletNode(
-                server.Address.GetLeftPart(UriPartial.Authority), Environment.ProcessId, new SortedDictionary<string, double>(views.Feeders.ToDictionary(feeder => feeder.View.Name, feeder => feeder.Lag.TotalSeconds))));
+                server.Address.GetLeftPart(UriPartial.Authority), Environment.ProcessId, $"{options.Role}".ToLowerInvariant(),
+                new SortedDictionary<string, double?>(views.Sources.ToDictionary(source => source.View.Name, source => source.Lag?.TotalSeconds))));
             return server;
         }
         catch (Exception e)
@@ -196,7 +202,7 @@ public sealed class WalletServer : IAsyncDisposable
                 $"Refusing to listen on {listen}: without authentication every caller may move all money, so only loopback addresses are allowed. Use http://127.0.0.1:{uri.Port}, behind a proxy that authenticates.");
     }
 
-    static WebApplication Build(Uri listen, Router router, ViewHost views, string meterName, Action<string> log)
+    static WebApplication Build(Uri listen, Router router, ViewHost views, int partitionsCount, WalletServerOptions options)
     {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.WebHost.UseKestrelCore();
@@ -213,29 +219,34 @@ public sealed class WalletServer : IAsyncDisposable
         builder.Services.AddSingleton<IHostLifetime, SignalLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
         builder.Logging.SetMinimumLevel(LogLevel.None);
-        Metrics.Add(builder, router, views, meterName);
+        Metrics.Add(builder, router, views, partitionsCount, options.MeterName);
 
         WebApplication app = builder.Build();
         CancellationToken stopping = app.Lifetime.ApplicationStopping;
-        app.Use(next => http => GuardAsync(http, next, stopping, log));
+        app.Use(next => http => GuardAsync(http, next, stopping, options.Log));
         app.UseRouting();
-        new TransferEndpoints(router).Map(app);
-        ViewReads reads = new(views, router);
-        new AccountEndpoints(router, reads, TimeProvider.System).Map(app);
-        new SearchEndpoints(reads, router).Map(app);
-        new CurrencyEndpoints(router).Map(app);
-        new EventEndpoints(router, stopping).Map(app);
-        new InDoubtEndpoints(router, TimeProvider.System).Map(app);
+        if (options.Role == NodeRole.Query) app.Use(next => http => http.GetEndpoint()?.Metadata.GetMetadata<NeedsPartitions>() is null ? next(http) : throw NodeRoles.ViewsOnly());
+        RouteGroupBuilder partitions = app.MapGroup("").WithMetadata(new NeedsPartitions());
+        new TransferEndpoints(router).Map(partitions);
+        ViewReads reads = new(views, partitionsCount);
+        new AccountEndpoints(router, reads, options.Role, TimeProvider.System).Map(partitions, app);
+        new SearchEndpoints(reads).Map(app);
+        new CurrencyEndpoints(router).Map(partitions);
+        new EventEndpoints(router, stopping).Map(partitions);
+        new InDoubtEndpoints(router, TimeProvider.System).Map(partitions);
         OpenApi.Map(app);
         Metrics.Map(app);
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
-        app.MapGet("/readyz", http => ReadyAsync(http, router, stopping));
+        app.MapGet("/readyz", http => ReadyAsync(http, router, options.Role == NodeRole.Query ? views : null, stopping));
         return app;
     }
 
-    static Task ReadyAsync(HttpContext http, Router router, CancellationToken stopping)
+    /// <param name="views">Where they are all that it has.</param>
+    static Task ReadyAsync(HttpContext http, Router router, ViewHost? views, CancellationToken stopping)
     {
         if (stopping.IsCancellationRequested) throw Problem.From(RequestStatus.ShuttingDown, default);
+        if (views?.Sources.FirstOrDefault(source => source.Fault is not null || source.Lag is null) is ViewSource source)
+            throw new Problem("view_unavailable", $"The view {source.View.Name} is not ready: {source.Fault ?? "it is being filled"}.");
         if (router.All.Any(partition => partition.Fault is not null)) throw Problem.From(RequestStatus.Unavailable, default);
         if (!router.All.All(partition => partition.IsReady)) throw Problem.From(Ledger.Outcome.StorageFull, "");
         return Answer.WriteAsync(http, 200, json => json.WriteString("status", "ready"));

@@ -31,21 +31,22 @@ public sealed class PostgreSqlView : SqlView
         Execute("set synchronous_commit = off");
         if (Scalar("select to_regclass('about')::text") is null or DBNull || Scalar($"select version from about where id = '{Id}'") is not int version || version != Version) Clear();
         Execute("create temporary table new_balances (like balances) on commit delete rows");
-        return Positions();
+        return Checkpoint.PositionsOf(Look());
     }
 
-    public override ulong[] Positions()
+    public override Checkpoint[] Look()
     {
-        ulong[] positions = new ulong[PartitionsCount];
         using NpgsqlConnection own = _source.OpenConnection();
-        using NpgsqlCommand command = new("select partition, position from checkpoints", own);
-        using NpgsqlDataReader row = command.ExecuteReader();
-        while (row.Read())
-        {
-            if (row.GetInt32(0) < positions.Length) positions[row.GetInt32(0)] = (ulong)row.GetInt64(1);
-        }
+        return Look(own);
+    }
 
-        return positions;
+    public override void Mark(IReadOnlyList<(int Partition, ulong Position)> current, long timeMicros)
+    {
+        using NpgsqlCommand command = new("update checkpoints c set current_at = $1 from unnest($2, $3) as m (partition, position) where c.partition = m.partition and c.position = m.position", _connection);
+        command.Parameters.Add(new NpgsqlParameter { Value = TimeOf(timeMicros) });
+        command.Parameters.Add(new NpgsqlParameter<int[]> { TypedValue = [.. current.Select(one => one.Partition)] });
+        command.Parameters.Add(new NpgsqlParameter<long[]> { TypedValue = [.. current.Select(one => (long)one.Position)] });
+        command.ExecuteNonQuery();
     }
 
     void Execute(string sql)
@@ -76,7 +77,7 @@ public sealed class PostgreSqlView : SqlView
             drop table if exists {string.Join(", ", TableNames)};
             {TablesWith("text collate \"C\"", "timestamptz", "numeric", "uuid", ")")}
             insert into about values ('{Id}', {Version});
-            insert into checkpoints select partition, 0 from generate_series(0, {PartitionsCount - 1}) as partition;
+            insert into checkpoints select partition, 0, null from generate_series(0, {PartitionsCount - 1}) as partition;
             """;
         using (NpgsqlCommand command = new(sql, own)) command.ExecuteNonQuery();
         transaction.Commit();
@@ -190,6 +191,7 @@ public sealed class PostgreSqlView : SqlView
     static void WriteRest(NpgsqlConnection connection, ViewBatch batch, State state)
     {
         using NpgsqlBatch rest = new(connection);
+        foreach ((string currency, int decimals) in batch.Currencies) rest.BatchCommands.Add(Command("insert into currencies values ($1, $2) on conflict do nothing", currency, decimals));
         foreach (AccountRow row in batch.Accounts)
         {
             string name = state.Names[row.Account].ToString();

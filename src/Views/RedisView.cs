@@ -40,6 +40,15 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
         return 1
         """;
 
+    /// <summary>Keys as above. Arguments: what it must be about, the time, then partition and position of each that was current then.</summary>
+    const string MarkScript = """
+        if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+        for i = 3, #ARGV, 2 do
+          if (redis.call('HGET', KEYS[2], ARGV[i]) or '0') == ARGV[i + 1] then redis.call('HSET', KEYS[2], ARGV[i] .. '/current', ARGV[2]) end
+        end
+        return 1
+        """;
+
     readonly Lock _lock = new();
     volatile ConnectionMultiplexer? _redis;
 
@@ -72,21 +81,19 @@ public sealed class RedisView(string address, int index, int nodesCount, string 
     public ulong[] Open()
     {
         if (Connect().StringGet(About) != Layout) Clear();
-        return Positions();
+        return Checkpoint.PositionsOf(Look());
     }
 
-    public ulong[] Positions()
+    public Checkpoint[] Look()
     {
-        ulong[] positions = new ulong[partitionsCount];
         // Whoever emptied it did not come to an end.
-        if (Connect().StringGet(About) != Layout) return positions;
-        foreach (HashEntry entry in Connect().HashGetAll(Checkpoints))
-        {
-            if (entry.Name.TryParse(out int partition) && partition < positions.Length) positions[partition] = (ulong)(long)entry.Value;
-        }
-
-        return positions;
+        if (Connect().StringGet(About) != Layout) return new Checkpoint[partitionsCount];
+        Dictionary<string, long> fields = Connect().HashGetAll(Checkpoints).ToDictionary(entry => $"{entry.Name}", entry => (long)entry.Value);
+        return [.. Enumerable.Range(0, partitionsCount).Select(partition => new Checkpoint((ulong)fields.GetValueOrDefault($"{partition}"), fields.GetValueOrDefault($"{partition}/current")))];
     }
+
+    public void Mark(IReadOnlyList<(int Partition, ulong Position)> current, long timeMicros) =>
+        Connect().ScriptEvaluate(MarkScript, [About, Checkpoints], [Layout, timeMicros, .. current.SelectMany(one => (RedisValue[])[one.Partition, $"{one.Position}"])]);
 
     public void Complete()
     {

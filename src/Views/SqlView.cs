@@ -44,12 +44,13 @@ public sealed record TransferSearch
 public abstract class SqlView(string id, int partitionsCount) : IView
 {
     /// <summary>A view of another version is made again.</summary>
-    protected const int Version = 1;
+    protected const int Version = 2;
 
     /// <summary>TEXT, TIME, NUMERIC, UUID and WRITTEN stand for what the database has for them; no text depends on a language.</summary>
     const string Tables = """
         create table about (id text not null, version int not null);
-        create table checkpoints (partition int primary key, position bigint not null);
+        create table checkpoints (partition int primary key, position bigint not null, current_at TIME);
+        create table currencies (currency text primary key, decimals int not null);
         create table accounts (account TEXT primary key, status text not null, metadata text, limits text not null, opened_at TIME not null, partition int not null, position bigint not null);
         create table balances (
             account TEXT not null, currency TEXT not null, partition int not null, posted NUMERIC not null, held NUMERIC not null, position bigint not null,
@@ -77,7 +78,7 @@ public abstract class SqlView(string id, int partitionsCount) : IView
     protected static readonly string IdsConflict =
         $"on conflict (origin_partition, origin_position) do update set {string.Join(", ", ((string[])["status", "original_id", "description", "metadata", "members"]).Select(column => $"{column} = coalesce(excluded.{column}, ids.{column})"))}";
 
-    protected static readonly string[] TableNames = ["about", "checkpoints", "accounts", "balances", "entries", "transfers", "ids"];
+    protected static readonly string[] TableNames = ["about", "checkpoints", "currencies", "accounts", "balances", "entries", "transfers", "ids"];
 
     static readonly string[] Kinds = [.. Enum.GetValues<EventKind>().Select(kind => JsonNamingPolicy.SnakeCaseLower.ConvertName($"{kind}"))];
     static readonly Dictionary<EventKind, string> KindNames = Enum.GetValues<EventKind>().Zip(Kinds).ToDictionary(one => one.First, one => one.Second);
@@ -92,15 +93,32 @@ public abstract class SqlView(string id, int partitionsCount) : IView
 
     public abstract ulong[] Open();
 
-    public abstract ulong[] Positions();
+    public abstract Checkpoint[] Look();
 
     public abstract bool Write(ViewBatch batch);
+
+    public abstract void Mark(IReadOnlyList<(int Partition, ulong Position)> current, long timeMicros);
 
     public abstract void Complete();
 
     public abstract void Clear();
 
     public abstract void Dispose();
+
+    /// <summary>Those of a view of this data and version; all 0 for any other.</summary>
+    protected Checkpoint[] Look(DbConnection connection)
+    {
+        Checkpoint[] found = new Checkpoint[PartitionsCount];
+        using DbCommand command = connection.CreateCommand();
+        command.CommandText = $"select c.partition, c.position, c.current_at from checkpoints c, about a where a.id = '{Id}' and a.version = {Version}";
+        using DbDataReader row = command.ExecuteReader();
+        while (row.Read())
+        {
+            if (row.GetInt32(0) < found.Length) found[row.GetInt32(0)] = new Checkpoint((ulong)row.GetInt64(1), row.IsDBNull(2) ? 0 : MicrosOf(row.GetValue(2)));
+        }
+
+        return found;
+    }
 
     /// <summary>For one who reads; given back by disposing it.</summary>
     protected abstract Task<DbConnection> OpenToReadAsync(CancellationToken cancellation);
@@ -243,6 +261,15 @@ public abstract class SqlView(string id, int partitionsCount) : IView
         command.CommandText = $"select account, status, metadata, limits from accounts where account = {AddParameter(command, account)}";
         await using DbDataReader row = await command.ExecuteReaderAsync(cancellation);
         return await row.ReadAsync(cancellation) ? new FoundAccount(row.GetString(0), row.GetString(1), Text(row, 2), row.GetString(3)) : null;
+    }
+
+    /// <summary>Of a currency that was registered; null for any other.</summary>
+    public async Task<int?> FindDecimalsAsync(string currency, CancellationToken cancellation)
+    {
+        await using DbConnection connection = await OpenToReadAsync(cancellation);
+        await using DbCommand command = connection.CreateCommand();
+        command.CommandText = $"select decimals from currencies where currency = {AddParameter(command, currency)}";
+        return await command.ExecuteScalarAsync(cancellation) is object decimals ? Convert.ToInt32(decimals, System.Globalization.CultureInfo.InvariantCulture) : null;
     }
 
     /// <summary>By account and currency; of a system account each partition's part.</summary>

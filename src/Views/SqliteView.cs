@@ -41,7 +41,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
             OpenFile();
         }
 
-        return Positions();
+        return Checkpoint.PositionsOf(Look());
     }
 
     void OpenFile()
@@ -60,19 +60,19 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         foreach (string file in (string[])[path, $"{path}-wal", $"{path}-shm"]) File.Delete(file);
     }
 
-    public override ulong[] Positions()
+    public override Checkpoint[] Look()
     {
-        ulong[] positions = new ulong[PartitionsCount];
         using SqliteConnection look = new(_lookConnectionString);
         look.Open();
-        using SqliteCommand command = new("select partition, position from checkpoints", look);
-        using SqliteDataReader row = command.ExecuteReader();
-        while (row.Read())
-        {
-            if (row.GetInt32(0) < positions.Length) positions[row.GetInt32(0)] = (ulong)row.GetInt64(1);
-        }
+        return Look(look);
+    }
 
-        return positions;
+    public override void Mark(IReadOnlyList<(int Partition, ulong Position)> current, long timeMicros)
+    {
+        using SqliteTransaction transaction = _connection!.BeginTransaction();
+        Statements statements = _statements ??= new Statements(_connection);
+        foreach ((int partition, ulong position) in current) statements.Mark.Run(transaction, TimeOf(timeMicros), partition, (long)position);
+        transaction.Commit();
     }
 
     public override void Clear()
@@ -85,7 +85,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
             {string.Concat(TableNames.Select(table => $"drop table if exists {table};\n"))}
             {TablesWith("text", "text", "text", "text", ", primary key ($1)) without rowid")}
             insert into about values ('embedded', {Version});
-            {string.Concat(Enumerable.Range(0, PartitionsCount).Select(partition => $"insert into checkpoints values ({partition}, 0);\n"))}
+            {string.Concat(Enumerable.Range(0, PartitionsCount).Select(partition => $"insert into checkpoints values ({partition}, 0, null);\n"))}
             commit;
             """);
     }
@@ -135,6 +135,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         Statements statements = _statements ??= new Statements(connection);
         if (statements.Checkpoint.Run(transaction, (long)batch.Last, batch.Partition, (long)batch.After) == 0) return false;
         State state = batch.State;
+        foreach ((string currency, int decimals) in batch.Currencies) statements.Currency.Run(transaction, currency, decimals);
         foreach (AccountRow row in batch.Accounts) WriteAccount(row, batch, statements, transaction);
         foreach (EntryRow row in batch.Entries)
         {
@@ -231,6 +232,10 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
     {
         public Statement Checkpoint { get; } = new(connection, "update checkpoints set position = $0 where partition = $1 and position = $2", 3);
 
+        public Statement Mark { get; } = new(connection, "update checkpoints set current_at = $0 where partition = $1 and position = $2", 3);
+
+        public Statement Currency { get; } = new(connection, "insert into currencies values ($0, $1) on conflict do nothing", 2);
+
         public Statement Entry { get; } = new(connection, "insert into entries values ($0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", 11);
 
         public Statement Transfer { get; } = new(connection, "insert into transfers values ($0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)", 17);
@@ -249,7 +254,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
         public void Dispose()
         {
-            foreach (Statement statement in (Statement[])[Checkpoint, Entry, Transfer, Balance, Id, AccountOpened, AccountLimits, AccountMetadata, AccountStatus]) statement.Dispose();
+            foreach (Statement statement in (Statement[])[Checkpoint, Mark, Currency, Entry, Transfer, Balance, Id, AccountOpened, AccountLimits, AccountMetadata, AccountStatus]) statement.Dispose();
         }
     }
 

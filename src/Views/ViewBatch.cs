@@ -66,6 +66,9 @@ public sealed class ViewBatch
 
     internal List<AccountRow> Accounts { get; } = [];
 
+    /// <summary>Those that were registered; each partition says it once.</summary>
+    internal List<(string Code, int Decimals)> Currencies { get; } = [];
+
     /// <summary>The last one of each.</summary>
     internal Dictionary<(uint Account, uint Currency), BalanceRow> Balances { get; } = [];
 
@@ -91,6 +94,7 @@ public sealed class ViewBatch
         Transfers.Clear();
         Ids.Clear();
         Accounts.Clear();
+        Currencies.Clear();
         Balances.Clear();
     }
 
@@ -236,6 +240,10 @@ public sealed class ViewBatch
 
                 break;
             }
+
+            case EventKind.CurrencyRegistered:
+                Currencies.Add((State.CurrencyCode(e.Currency), State.Decimals(e.Currency)));
+                break;
 
             // A system account begins in each partition where it is first used, and nobody opened it.
             case EventKind.AccountOpened when State.Names[e.Account].IsSystem:

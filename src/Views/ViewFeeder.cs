@@ -6,34 +6,11 @@ using Purse.Partitions;
 
 namespace Purse.Views;
 
-/// <summary>A read model somewhere else: it can be dropped, and is filled again from the first event on.</summary>
-public interface IView : IDisposable
-{
-    /// <summary>Such as <c>redis 127.0.0.1:6379</c>, for operators.</summary>
-    string Name { get; }
-
-    /// <summary>Connects, makes what is missing, and says up to where each partition is in it: 0 for what it does not have.</summary>
-    ulong[] Open();
-
-    /// <summary>Up to where each partition is in it now, whoever has changed that.</summary>
-    ulong[] Positions();
-
-    /// <summary>Takes the batch and moves the partition's checkpoint with it, or neither.</summary>
-    /// <returns>False where the checkpoint is not where the batch begins: somebody else feeds the view, or wiped it.</returns>
-    bool Write(ViewBatch batch);
-
-    /// <summary>It shows all that there is, for the first time since it was opened: what makes reading fast, and filling slow, is made now.</summary>
-    void Complete();
-
-    /// <summary>Forgets all of it.</summary>
-    void Clear();
-}
-
 /// <summary>
 /// Feeds one view from the journals, in order, on a thread that yields to all others: where there is more to write than to look at, the view is behind, and
 /// catches up later. What fails is tried again from where the view says that it is.
 /// </summary>
-public sealed partial class ViewFeeder : IAsyncDisposable
+public sealed partial class ViewFeeder : ViewSource
 {
     /// <summary>Of a view that is far behind, a batch is large: many changes of a balance are then one.</summary>
     const int EventsPerBatch = 262_144;
@@ -64,8 +41,8 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     long _busyTicks = Stopwatch.GetTimestamp() - Stopwatch.Frequency;
 
     public ViewFeeder(IView view, IReadOnlyList<Partition> partitions, Action<string> log)
+        : base(view)
     {
-        View = view;
         _partitions = partitions;
         _log = log;
         _positions = new ulong[partitions.Count];
@@ -76,21 +53,17 @@ public sealed partial class ViewFeeder : IAsyncDisposable
         _thread.Start();
     }
 
-    public IView View { get; }
-
     /// <summary>Why it is not fed now; null while it is.</summary>
-    public string? Fault => _fault;
+    public override string? Fault => _fault;
 
     /// <summary>It has shown all that there was, and what makes reading fast is made.</summary>
     public bool IsComplete => _isComplete;
 
-    /// <summary>The last event of the partition that the view shows.</summary>
-    public ulong Position(int partition) => Volatile.Read(ref _positions[partition]);
+    public override ulong Position(int partition) => Volatile.Read(ref _positions[partition]);
 
-    /// <summary>For how long there has been something that the view does not show; of the partition that is furthest behind.</summary>
-    public TimeSpan Lag => _partitions.Select(partition => LagOf(partition.Number)).DefaultIfEmpty().Max();
+    public override TimeSpan? Lag => _partitions.Select(partition => LagOf(partition.Number)).DefaultIfEmpty(TimeSpan.Zero).Max();
 
-    public TimeSpan LagOf(int partition) =>
+    public override TimeSpan? LagOf(int partition) =>
         _fault is null && Position(partition) >= _partitions[partition].FlushedSequence ? TimeSpan.Zero : Stopwatch.GetElapsedTime(Volatile.Read(ref _currentTicks[partition]));
 
     void Run()
@@ -124,11 +97,14 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     /// <summary>Returns where the view has to be asked again where it is.</summary>
     void Feed()
     {
-        long nextLook = 0;
+        long nextLook = 0, nextMark = 0;
+        List<(int Partition, ulong Position)> current = [];
         _isComplete = false;
         while (!_stopping)
         {
             bool any = false, isBehind = false;
+            long looked = (DateTimeOffset.UtcNow - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
+            current.Clear();
             foreach (Partition partition in _partitions)
             {
                 if (_stopping) return;
@@ -145,6 +121,7 @@ public sealed partial class ViewFeeder : IAsyncDisposable
                     }
 
                     Volatile.Write(ref _currentTicks[number], Stopwatch.GetTimestamp());
+                    if (partition.Fault is null) current.Add((number, flushed));
                     continue;
                 }
 
@@ -152,7 +129,8 @@ public sealed partial class ViewFeeder : IAsyncDisposable
                 long started = Stopwatch.GetTimestamp();
                 if (!FeedOne(partition, readers, flushed)) return;
                 Yield(started, Stopwatch.GetTimestamp());
-                isBehind |= _positions[number] < flushed;
+                if (_positions[number] < flushed) isBehind = true;
+                else current.Add((number, _positions[number]));
             }
 
             if (!isBehind && !_isComplete)
@@ -164,15 +142,22 @@ public sealed partial class ViewFeeder : IAsyncDisposable
             // Wiped, dropped, deleted or told to be rebuilt: where nothing is written, nothing else would show it.
             if (Environment.TickCount64 > nextLook)
             {
-                if (!View.Positions().AsSpan().SequenceEqual(_positions)) return;
+                if (!Checkpoint.PositionsOf(View.Look()).AsSpan().SequenceEqual(_positions)) return;
                 nextLook = Environment.TickCount64 + LookIntervalMilliseconds;
+            }
+
+            // For those who look at it and cannot ask any partition.
+            if (current.Count > 0 && Environment.TickCount64 > nextMark)
+            {
+                View.Mark(current, looked);
+                nextMark = Environment.TickCount64 + MarkIntervalMilliseconds;
             }
 
             if (!any) Thread.Sleep(Idle);
         }
     }
 
-    const int LookIntervalMilliseconds = 1000;
+    const int LookIntervalMilliseconds = 1000, MarkIntervalMilliseconds = 500;
 
     /// <summary>One that another process has taken over, and that has not heard of it, knows less than the view does. It hears of it now.</summary>
     static bool IsOwned(Partition partition) =>
@@ -250,7 +235,7 @@ public sealed partial class ViewFeeder : IAsyncDisposable
     [LibraryImport("libc", EntryPoint = "gettid")]
     private static partial int GetThreadId();
 
-    public async ValueTask DisposeAsync()
+    public override async ValueTask DisposeAsync()
     {
         _stopping = true;
         await _ended.Task;

@@ -5,6 +5,7 @@ using System.Net.Http.Headers;
 using System.Text;
 using System.Text.Json;
 using Npgsql;
+using Purse.Cli;
 using Purse.Cluster.Local;
 using Purse.Ledger;
 using StackExchange.Redis;
@@ -71,6 +72,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         }
 
         await CheckRightsAsync();
+        using ServerProcess query = await StartQueryNodeAsync();
         // Partition n is in store s(n mod 3 + 1).
         await UnderLoadAsync("nothing", [], () => Task.Delay(1000));
         await UnderLoadAsync("a PostgreSQL primary is killed, its standby promoted and followed by a new one", [0, 3], KillPrimaryAsync);
@@ -105,9 +107,21 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             await MoveAsync(0, "s2");
             await MoveAsync(0, "s1");
         });
-        await UnderLoadAsync("the wallet is killed", [.. Enumerable.Range(0, Partitions)], () => KillAsync("wallet-1"));
+        await UnderLoadAsync("the wallet is killed", [.. Enumerable.Range(0, Partitions)], async () =>
+        {
+            await LocalProcess.SignalAsync(_cluster.Of("wallet-1").Pid, "KILL");
+            await CheckWithoutWalletAsync(query);
+            await StartAgainAsync("wallet-1");
+        });
         await FillDiskAsync();
         await UnderLoadAsync("the views are rebuilt", [], () => PurseAsync("views", "rebuild", "--cluster", _cluster.Cluster));
+        foreach (string name in _accounts.SelectMany(one => one))
+        {
+            JsonElement exact = await GetAsync($"/v1/wallet/accounts/{name}");
+            JsonElement shown = (await GetAsync(query, $"/v1/wallet/accounts/{name}?min_position={exact.GetProperty("position").GetString()}")).Body;
+            Assert.Equal(exact.GetProperty("balances").ToString(), shown.GetProperty("balances").ToString());
+        }
+
         foreach ((string what, TimeSpan concerned, TimeSpan others) in _pauses)
             TestContext.Current.SendDiagnosticMessage($"| {what} | {(concerned == default ? "" : $"{concerned.TotalSeconds:0.00} s")} | {others.TotalSeconds:0.00} s |");
     }
@@ -124,6 +138,47 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             if (isAllowed) await connection.OpenAsync();
             else Assert.Equal(PostgresErrorCodes.InsufficientPrivilege, (await Assert.ThrowsAsync<PostgresException>(() => connection.OpenAsync())).SqlState);
         }
+    }
+
+    /// <summary>A node that is told the password of the view's user, and no other.</summary>
+    async Task<ServerProcess> StartQueryNodeAsync()
+    {
+        string passwords = Path.Combine(_folder.Path, "view-passwords");
+        await File.WriteAllLinesAsync(passwords, (await File.ReadAllLinesAsync(LocalCluster.PasswordsOf(Folder).Value)).Where(line => line.Contains(":purse_view:", StringComparison.Ordinal)));
+        if (!OperatingSystem.IsWindows()) File.SetUnixFileMode(passwords, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        return await ServerProcess.StartAsync(["serve", "--cluster", _cluster.Cluster, "--role", "query", "--listen", "http://127.0.0.1:0"], (LocalCluster.PasswordsOf(Folder).Key, passwords));
+    }
+
+    async Task<(int Status, JsonElement Body)> GetAsync(ServerProcess node, string path)
+    {
+        using HttpResponseMessage answer = await _http.GetAsync(new Uri(node.Address, path));
+        return ((int)answer.StatusCode, JsonElement.Parse(await answer.Content.ReadAsStringAsync()));
+    }
+
+    /// <summary>No node that writes can be reached: what there was is still shown, and how old that is.</summary>
+    async Task CheckWithoutWalletAsync(ServerProcess query)
+    {
+        string account = _accounts[0][0];
+        long before = await AgeAsync($"/v1/wallet/accounts/{account}/balance?currency=USD");
+        await Task.Delay(1500);
+        foreach (string path in (string[])[$"/v1/wallet/accounts/{account}/balance?currency=USD", $"/v1/wallet/accounts/{account}", $"/v1/wallet/accounts?prefix={account}", $"/v1/wallet/transfers?account={account}"])
+            Assert.InRange(await AgeAsync(path), before + 1400, 60_000);
+        Assert.Equal(200, (await GetAsync(query, "/readyz")).Status);
+        foreach (string path in (string[])[$"/v1/wallet/accounts/{account}?source=partition", $"/v1/wallet/accounts/{account}/history?currency=USD", "/v1/events", $"/v1/wallet/transfers/{Guid.NewGuid()}"])
+            CheckRefused(await GetAsync(query, path));
+        using HttpResponseMessage written = await _http.PostAsync(new Uri(query.Address, "/v1/wallet/accounts"), new StringContent("""{"account":"late"}""", Encoding.UTF8, "application/json"));
+        CheckRefused(((int)written.StatusCode, JsonElement.Parse(await written.Content.ReadAsStringAsync())));
+
+        async Task<long> AgeAsync(string path)
+        {
+            (int status, JsonElement body) = await GetAsync(query, path);
+            Assert.True(status == 200, $"{path}: {body}");
+            Assert.Equal("view", body.GetProperty("source").GetString());
+            return body.GetProperty("lag_ms").GetInt64();
+        }
+
+        static void CheckRefused((int Status, JsonElement Body) answer) =>
+            Assert.Equal((503, "partition_unavailable", "unknown"), (answer.Status, answer.Body.GetProperty("code").GetString(), answer.Body.GetProperty("outcome").GetString()));
     }
 
     static async Task PurseAsync(params string[] arguments)

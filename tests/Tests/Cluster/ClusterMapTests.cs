@@ -140,8 +140,8 @@ public sealed class ClusterMapTests(ZooKeeperServer zooKeeper, PostgreSqlServer 
         await other.RaiseFloorAsync(0, new FloorNode(6, 60, hash, 3, "s2", 1));
         Assert.Equal((6ul, 60ul), (one.Floor(0)!.Value.Number, one.Floor(0)!.Value.Sequence));
 
-        await one.TellWalletAsync(new WalletNode("http://127.0.0.1:1", 1, []));
-        await one.TellWalletAsync(new WalletNode("http://127.0.0.1:1", 1, new() { ["redis"] = 0.5 }));
+        await one.TellWalletAsync(new WalletNode("http://127.0.0.1:1", 1, "all", []));
+        await one.TellWalletAsync(new WalletNode("http://127.0.0.1:1", 1, "all", new() { ["redis"] = 0.5 }));
         Assert.Equal(0.5, Assert.Single(await other.WalletsAsync()).ViewLagSeconds["redis"]);
         _open.Remove(one);
         await one.DisposeAsync();
