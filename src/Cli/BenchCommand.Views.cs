@@ -50,7 +50,7 @@ static partial class BenchCommand
         Measured without = await Terminal.ProgressAsync($"without {name}", progress => load.RunAsync("", transfers, batch, clients, 0, progress));
         ulong events = load.Partitions.Aggregate(0ul, (sum, partition) => sum + partition.FlushedSequence);
         Stopwatch watch = Stopwatch.StartNew();
-        await using ViewFeeder feeder = new(view, load.Partitions, Terminal.Note);
+        await using ViewFeeder feeder = new(view, load.Partitions.Count, () => load.Partitions, Terminal.Note);
         await Terminal.ProgressAsync($"{name} catches up", progress => ShownAsync(load, feeder, progress));
         double caughtUp = events / 2 / watch.Elapsed.TotalSeconds;
         Measured with = await Terminal.ProgressAsync($"with {name}", progress => load.RunAsync("", transfers, batch, clients, 0, progress));

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Net;
 using Purse.Partitions;
 using Purse.Server;
 
@@ -22,25 +23,31 @@ static class ServeCommand
             if (result.GetValueOrDefault<int?>() is < 1 or > DataFolder.PartitionsMax) result.AddError($"--partitions takes 1 to {DataFolder.PartitionsMax}.");
         });
         Option<string?> cluster = new("--cluster") { Description = "Serve the cluster at zk://host:port,host:port/path, in place of a data folder." };
-        Option<NodeRole> role = new("--role") { Description = "Of a cluster's node: all, or query, which answers from the views and needs no right to a journal." };
-        Command command = new(Name, "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster, role };
+        Option<NodeRole> role = new("--role") { Description = "Of a cluster's node: all; front, which takes requests and has no partitions; write, which has partitions and takes no requests; query, which answers from the views and needs no right to a journal." };
+        Option<string> node = new("--node") { Description = "Where the other nodes of the cluster reach this one, as ADDRESS:PORT; the next port is taken, too. Port 0 takes free ones.", DefaultValueFactory = _ => "127.0.0.1:0" };
+        node.Validators.Add(result =>
+        {
+            if (!IPEndPoint.TryParse(result.GetValueOrDefault<string>(), out IPEndPoint? _)) result.AddError("--node takes an address such as 10.0.0.5:11111.");
+        });
+        Command command = new(Name, "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster, role, node };
         command.Validators.Add(result =>
         {
             if (result.GetValue(cluster) is not null && (result.GetResult(data) is { Implicit: false } || result.GetValue(partitions) is not null))
                 result.AddError("--cluster says where everything is: leave out --data and --partitions.");
             if (result.GetValue(cluster) is null && result.GetValue(role) != NodeRole.All) result.AddError("--role is of a cluster's node: say which with --cluster.");
         });
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(cluster), parsed.GetValue(listen)!, parsed.GetValue(partitions), parsed.GetValue(role))));
+        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(cluster), parsed.GetValue(listen)!, parsed.GetValue(partitions), parsed.GetValue(role), IPEndPoint.Parse(parsed.GetValue(node)!))));
         return command;
     }
 
-    static async Task<int> RunAsync(string data, string? cluster, string listen, int? partitions, NodeRole role)
+    static async Task<int> RunAsync(string data, string? cluster, string listen, int? partitions, NodeRole role, IPEndPoint node)
     {
         await using WalletServer server = await WalletServer.StartAsync(new WalletServerOptions
         {
             DataFolder = cluster is null ? data : null,
             Cluster = cluster,
             Role = role,
+            NodeAddress = node,
             Listen = listen,
             PartitionsCount = partitions,
             Log = message => Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} {message}"),

@@ -1,4 +1,7 @@
 using System.Text.Json;
+using Orleans;
+using Orleans.Messaging;
+using Purse.Cluster.Nodes;
 using Purse.Cluster.ZooKeeper;
 using Purse.Journal;
 
@@ -73,6 +76,14 @@ public sealed class ClusterMap : IAsyncDisposable
     public ClusterSettings Settings { get; private set; }
 
     public int PartitionsCount => _floors.Length;
+
+    const string NodesPath = "/nodes";
+
+    /// <summary>Which nodes live, for Orleans.</summary>
+    public IMembershipTable Membership() => new ZooKeeperMembershipTable(_zooKeeper, NodesPath);
+
+    /// <summary>The nodes that take clients, for Orleans.</summary>
+    public IGatewayListProvider Gateways(TimeSpan maxStaleness) => new ZooKeeperGatewayList(new ZooKeeperMembershipTable(_zooKeeper, NodesPath), maxStaleness);
 
     public bool IsConnected => _zooKeeper.IsConnected;
 

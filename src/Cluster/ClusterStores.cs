@@ -19,7 +19,7 @@ public sealed class ClusterStores : IAsyncDisposable
     readonly Action<string> _log;
     readonly ConcurrentDictionary<string, (StoreSettings Settings, PostgreSqlDatabase Database)> _open = new();
     readonly CancellationTokenSource _stop = new();
-    IReadOnlyList<Partition> _partitions = [];
+    Func<IReadOnlyList<Partition>> _partitions = static () => [];
     Task _telling = Task.CompletedTask;
 
     public ClusterStores(ClusterMap map, Action<string> log)
@@ -50,7 +50,7 @@ public sealed class ClusterStores : IAsyncDisposable
             if (Map.Settings.Stores.GetValueOrDefault(name) is not { } now || now == settings) continue;
             _log($"Store {name} is at {now.Connection} now.");
             _open.TryRemove(name, out _);
-            foreach (Partition partition in _partitions)
+            foreach (Partition partition in _partitions())
             {
                 if (Stores[partition.Number].Name == name) partition.Reopen($"store {name} has another address");
             }
@@ -58,7 +58,7 @@ public sealed class ClusterStores : IAsyncDisposable
             database.Dispose();
         }
 
-        foreach (Partition partition in _partitions)
+        foreach (Partition partition in _partitions())
         {
             // Moved while nobody wrote: the seal would be found by the next command, which would have to be sent again.
             if (Map.Settings.Partitions[partition.Number] is string store && store != Stores[partition.Number].Name) partition.Reopen($"the map has partition {partition.Number} in store {store}");
@@ -66,8 +66,9 @@ public sealed class ClusterStores : IAsyncDisposable
     }
 
     /// <summary>Tells every second what is durable, and what this process is.</summary>
+    /// <param name="partitions">Those of this process, as they are when it tells.</param>
     /// <param name="wallet">Null where nothing is to be told of it.</param>
-    public void Tell(IReadOnlyList<Partition> partitions, Func<WalletNode>? wallet)
+    public void Tell(Func<IReadOnlyList<Partition>> partitions, Func<WalletNode>? wallet)
     {
         _partitions = partitions;
         _telling = Task.Run(async () =>
@@ -76,7 +77,7 @@ public sealed class ClusterStores : IAsyncDisposable
             {
                 try
                 {
-                    await Task.WhenAll(partitions.Select(TellAsync)).WaitAsync(TimeSpan.FromSeconds(10), _stop.Token);
+                    await Task.WhenAll(partitions().Select(TellAsync)).WaitAsync(TimeSpan.FromSeconds(10), _stop.Token);
                     if (wallet is not null) await Map.TellWalletAsync(wallet()).WaitAsync(TimeSpan.FromSeconds(10), _stop.Token);
                 }
                 catch (Exception e) when (e is IOException or TimeoutException or OperationCanceledException or InvalidDataException)
@@ -84,7 +85,7 @@ public sealed class ClusterStores : IAsyncDisposable
                     // ZooKeeper is away. It is told when it is back; no write waits for it.
                 }
 
-                await Task.WhenAll(partitions.Select(partition => Task.Run(() => CheckClock(partition))));
+                await Task.WhenAll(partitions().Select(partition => Task.Run(() => CheckClock(partition))));
                 await Task.Delay(FloorInterval, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
         });

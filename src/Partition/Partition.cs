@@ -29,6 +29,9 @@ public sealed record PartitionOptions
     public bool IsPatient { get; init; }
 }
 
+/// <summary>Says something to another partition, wherever it is. What does not arrive is said again by whoever needs an answer.</summary>
+public delegate void MessageSender(int to, ReadOnlySpan<Message> messages);
+
 /// <summary>
 /// The single writer of one shard. One thread decides (<see cref="PartitionCore"/>), one appends and flushes; commands that come while a
 /// flush runs form the next block. When the journal fails the partition answers nothing any more, and recovers from what is on disk.
@@ -42,7 +45,7 @@ public sealed partial class Partition : IAsyncDisposable
     readonly RequestQueue _queue;
     readonly Func<bool> _hasWork;
     readonly ConcurrentQueue<Message> _inbox = new();
-    IReadOnlyList<Partition>? _peers;
+    MessageSender? _sender;
     readonly BlockingCollection<EventBatch> _appends = [];
     readonly ConcurrentBag<EventBatch> _freeBatches = [];
     readonly Thread _thread;
@@ -114,6 +117,9 @@ public sealed partial class Partition : IAsyncDisposable
 
     /// <summary>Null while the partition serves; else what stopped it.</summary>
     public Exception? Fault => _fault;
+
+    /// <summary>It was stopped, or failed for good: it answers nothing any more.</summary>
+    public Task Ended => _stopped.Task;
 
     /// <summary>Takes writes: it serves, it is not stopping, and its storage has room.</summary>
     public bool IsReady => _fault is null && !_stopping && Volatile.Read(ref _serving) is { } serving && serving.Journal.HasRoom;
@@ -213,9 +219,11 @@ public sealed partial class Partition : IAsyncDisposable
 
     /// <summary>Says from now on to the others what has to be said to them.</summary>
     /// <param name="peers">All partitions, by number.</param>
-    public void Connect(IReadOnlyList<Partition> peers)
+    public void Connect(IReadOnlyList<Partition> peers) => Connect((to, messages) => peers[to].Deliver(messages));
+
+    public void Connect(MessageSender sender)
     {
-        Volatile.Write(ref _peers, peers);
+        Volatile.Write(ref _sender, sender);
         _queue.Wake();
     }
 
@@ -233,14 +241,14 @@ public sealed partial class Partition : IAsyncDisposable
     /// <summary>One delivery to each other partition, however much there is to say.</summary>
     void Send(PartitionCore core)
     {
-        if (core.Outgoing.Count == 0 || Volatile.Read(ref _peers) is not { } peers) return;
+        if (core.Outgoing.Count == 0 || Volatile.Read(ref _sender) is not { } sender) return;
         core.Outgoing.Sort(static (a, b) => a.To.CompareTo(b.To));
         ReadOnlySpan<Message> all = CollectionsMarshal.AsSpan(core.Outgoing);
         for (int from = 0; from < all.Length;)
         {
             int to = from + 1;
             while (to < all.Length && all[to].To == all[from].To) to++;
-            peers[all[from].To].Deliver(all[from..to]);
+            sender(all[from].To, all[from..to]);
             from = to;
         }
 

@@ -3,20 +3,34 @@ using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
-using Purse.Cluster;
 using Purse.Ledger;
 using Purse.Partitions;
 
 namespace Purse.Server;
 
 /// <summary>Opening, changing and reading accounts.</summary>
-sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, TimeProvider clock)
+sealed class AccountEndpoints
 {
     const int HistoryLimitDefault = 50;
     const int HistoryLimitMax = 1000;
 
     /// <summary>Walks through long histories read the disk on the request's thread: a few at a time leave the rest of the server alone.</summary>
     readonly SemaphoreSlim _walks = new(4);
+    readonly PartitionDirectory _directory;
+    readonly ViewReads _views;
+    readonly NodeRole _role;
+    readonly TimeProvider _clock;
+    readonly PartQuestion<AccountAsked, AccountPart> _account;
+    readonly PartQuestion<BalanceAsked, BalancePart> _balance;
+    readonly PartQuestion<HistoryAsked, HistoryPart> _history;
+
+    public AccountEndpoints(PartitionDirectory directory, ViewReads views, NodeRole role, TimeProvider clock)
+    {
+        (_directory, _views, _role, _clock) = (directory, views, role, clock);
+        _account = directory.Question("account", PartJson.Default.AccountAsked, PartJson.Default.AccountPart, AccountPartAsync);
+        _balance = directory.Question("balance", PartJson.Default.BalanceAsked, PartJson.Default.BalancePart, BalancePartAsync);
+        _history = directory.Question("history", PartJson.Default.HistoryAsked, PartJson.Default.HistoryPart, HistoryPartAsync);
+    }
 
     /// <summary>Without authentication every caller is this one.</summary>
     public const string By = "local";
@@ -47,18 +61,19 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
             Account = account,
             Details = new CommandDetails { By = By, Metadata = Query.Metadata(body.Metadata), Limits = Query.Limits(body.Limits) },
         };
-        Decision decision = await ExecuteAsync(http, command);
-        if (decision.Outcome == Outcome.AccountExists && !IsSameOpening(body, command.Details, Readers(router.Of(account)), decision.Sequence))
+        if (await _directory.HereAsync(http, _directory.Router.Of(account)) is not Partition partition) return;
+        Decision decision = await ExecuteAsync(http, partition, command);
+        if (decision.Outcome == Outcome.AccountExists && !IsSameOpening(body, command.Details, Readers(partition), decision.Sequence))
             throw new Problem("account_exists", $"Account '{account}' was opened before with other metadata or limits.").With("account", body.Account);
-        await AnswerChangedAsync(http, account, decision.Outcome == Outcome.Done ? 201 : 200);
+        await AnswerChangedAsync(http, partition, account, decision.Outcome == Outcome.Done ? 201 : 200);
     }
 
     /// <summary>The change is durable by now, whatever becomes of reading the account for the answer.</summary>
-    async Task AnswerChangedAsync(HttpContext http, AccountName account, int status)
+    static async Task AnswerChangedAsync(HttpContext http, Partition partition, AccountName account, int status)
     {
         try
         {
-            await AnswerAccountAsync(http, account, status);
+            await AnswerAccountAsync(http, partition, account, status);
         }
         catch (Problem problem) when (problem.Retryable)
         {
@@ -128,17 +143,17 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
 
     async Task ChangeAsync(HttpContext http, Command command)
     {
-        await ExecuteAsync(http, command);
-        await AnswerChangedAsync(http, command.Account, 200);
+        if (await _directory.HereAsync(http, _directory.Router.Of(command.Account)) is not Partition partition) return;
+        await ExecuteAsync(http, partition, command);
+        await AnswerChangedAsync(http, partition, command.Account, 200);
     }
 
-    async Task<Decision> ExecuteAsync(HttpContext http, Command command)
+    static async Task<Decision> ExecuteAsync(HttpContext http, Partition partition, Command command)
     {
         Query.AllowParameters(http);
         TimeSpan timeout = Query.Timeout(http);
         CommandRequest request = new(1);
         request.Commands[0] = command;
-        Partition partition = router.Of(command.Account);
         RequestStatus status = await partition.SubmitAsync(request, timeout);
         if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
         Decision decision = request.Decisions[0];
@@ -169,59 +184,86 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
     async Task GetAsync(HttpContext http)
     {
         Query.AllowParameters(http, "min_position", "source");
-        if (IsOfView(http)) await views.AnswerAccountAsync(http, Query.AccountOfPath(http));
-        else await AnswerAccountAsync(http, Query.AccountOfPath(http), 200);
+        AccountName name = Query.AccountOfPath(http);
+        if (IsOfView(http)) await _views.AnswerAccountAsync(http, name);
+        else if (name.IsSystem) await AnswerSystemAccountAsync(http, name);
+        else if (await _directory.HereAsync(http, _directory.Router.Of(name)) is Partition partition) await AnswerAccountAsync(http, partition, name, 200);
     }
 
-    async Task AnswerAccountAsync(HttpContext http, AccountName name, int status)
+    static async Task AnswerAccountAsync(HttpContext http, Partition partition, AccountName name, int status)
     {
-        // Of a system account, each partition has a part: its balances are the sums.
-        SortedDictionary<string, (Int128 Posted, Int128 Held, int Decimals)> balances = new(StringComparer.Ordinal);
-        List<string> positions = [];
-        AccountView? view = null;
-        EventReaders readers = null!;
-        long started = Environment.TickCount64;
-        foreach (Partition partition in router.PartsOf(name))
-        {
-            (view, ulong sequence) = await ReadAsync(http, partition, state =>
-            {
-                uint number = state.Names.Find(name);
-                if (number == 0 || !state.Account(number).IsOpened) return null;
-                return new AccountView(state.Account(number), [.. state.Balances(number)], state.LimitsOf(number));
-            }, started);
-            if (view is null && !name.IsSystem) throw NotFound(name);
-            readers = Readers(partition);
-            positions.Add(Answer.Position(partition.Number, sequence));
-            foreach (Balance balance in view?.Balances ?? [])
-            {
-                string currency = readers.State.CurrencyCode(balance.Currency);
-                (Int128 posted, Int128 held, _) = balances.GetValueOrDefault(currency);
-                balances[currency] = (posted + balance.Posted, held + balance.Held, readers.State.Decimals(balance.Currency));
-            }
-        }
-
-        Account account = view?.Account ?? default;
-        RecordedEvent? frozen = account.FrozenSequence == 0 ? null : readers.Read(account.FrozenSequence);
-        byte[]? metadata = account.MetadataSequence == 0 ? null : readers.Read(account.MetadataSequence).Attachment.Erased(AttachmentTag.Metadata);
+        (AccountView? view, ulong sequence) = await ReadAsync(partition, state => View(state, name), Min(http, partition.Number), Query.Timeout(http), http.RequestAborted);
+        if (view is null) throw NotFound(name);
+        EventReaders readers = Readers(partition);
+        RecordedEvent? frozen = view.Account.FrozenSequence == 0 ? null : readers.Read(view.Account.FrozenSequence);
+        byte[]? metadata = view.Account.MetadataSequence == 0 ? null : readers.Read(view.Account.MetadataSequence).Attachment.Erased(AttachmentTag.Metadata);
         await Answer.WriteAsync(http, status, json =>
         {
             json.WriteString("account", name.Utf8);
-            json.WriteString("status", account.IsClosed ? "closed" : frozen is not null ? "frozen" : "open");
+            json.WriteString("status", view.Account.IsClosed ? "closed" : frozen is not null ? "frozen" : "open");
             if (frozen is not null) WriteFrozen(json, frozen);
-            EventJson.WriteLimits(json, view?.Limits ?? [], readers.State);
+            EventJson.WriteLimits(json, view.Limits, readers.State);
             if (metadata is not null) EventJson.WriteRaw(json, "metadata", metadata);
-            json.WriteStartObject("balances");
-            foreach ((string currency, (Int128 posted, Int128 held, int decimals)) in balances)
-            {
-                json.WriteStartObject(currency);
-                WriteFigures(json, posted, held, decimals);
-                json.WriteEndObject();
-            }
+            WriteBalances(json, ToParts(view, readers.State, sequence));
+            json.WriteString("position", Answer.Position(partition.Number, sequence));
+        });
+    }
 
+    static AccountView? View(State state, AccountName name)
+    {
+        uint number = state.Names.Find(name);
+        return number == 0 || !state.Account(number).IsOpened ? null : new AccountView(state.Account(number), [.. state.Balances(number)], state.LimitsOf(number));
+    }
+
+    static BalancePart[] ToParts(AccountView? view, State state, ulong sequence) =>
+        [.. (view?.Balances ?? []).Select(balance => new BalancePart(state.CurrencyCode(balance.Currency), state.Decimals(balance.Currency), balance.Posted, balance.Held, sequence))];
+
+    /// <summary>Each partition has a part of it: its balances are the sums.</summary>
+    async Task AnswerSystemAccountAsync(HttpContext http, AccountName name)
+    {
+        TimeSpan timeout = Query.Timeout(http);
+        long started = Environment.TickCount64;
+        List<BalancePart> balances = [];
+        List<string> positions = [];
+        foreach (int number in _directory.Router.PartsOf(name))
+        {
+            AccountPart part = await _directory.AskAsync(_account, number, new AccountAsked(name.ToString(), Min(http, number)), Query.Left(timeout, started), http.RequestAborted);
+            balances.AddRange(part.Balances);
+            positions.Add(Answer.Position(number, part.Position));
+        }
+
+        await Answer.WriteAsync(http, 200, json =>
+        {
+            json.WriteString("account", name.Utf8);
+            json.WriteString("status", "open");
+            json.WriteStartObject("limits");
             json.WriteEndObject();
+            WriteBalances(json, balances);
             json.WriteString("position", string.Join(',', positions));
         });
     }
+
+    static async Task<AccountPart> AccountPartAsync(Partition partition, AccountAsked asked, TimeSpan timeout, CancellationToken cancellation)
+    {
+        AccountName name = AccountName.Parse(asked.Account);
+        (AccountView? view, ulong sequence) = await ReadAsync(partition, state => View(state, name), asked.Min, timeout, cancellation);
+        return new AccountPart(sequence, ToParts(view, Readers(partition).State, sequence));
+    }
+
+    static void WriteBalances(Utf8JsonWriter json, IEnumerable<BalancePart> parts)
+    {
+        json.WriteStartObject("balances");
+        foreach (IGrouping<string, BalancePart> currency in parts.GroupBy(part => part.Currency).OrderBy(group => group.Key, StringComparer.Ordinal))
+        {
+            json.WriteStartObject(currency.Key);
+            WriteFigures(json, Sum(currency, part => part.Posted), Sum(currency, part => part.Held), currency.First().Decimals);
+            json.WriteEndObject();
+        }
+
+        json.WriteEndObject();
+    }
+
+    static Int128 Sum(IEnumerable<BalancePart> parts, Func<BalancePart, Int128> figure) => parts.Aggregate((Int128)0, (sum, part) => sum + figure(part));
 
     static void WriteFrozen(Utf8JsonWriter json, RecordedEvent frozen)
     {
@@ -235,8 +277,8 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
 
     bool IsOfView(HttpContext http) => Query.Parameter(http, "source") switch
     {
-        null => role == NodeRole.Query,
-        "partition" => role == NodeRole.Query ? throw NodeRoles.ViewsOnly() : false,
+        null => _role == NodeRole.Query,
+        "partition" => _role == NodeRole.Query ? throw NodeRoles.ViewsOnly() : false,
         "view" => true,
         { } other => throw new Problem("malformed_request", $"source is '{Query.Shorten(other)}'; it must be partition or view."),
     };
@@ -258,60 +300,62 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
         if (IsOfView(http))
         {
             if (asOf is not null || atText is not null) throw new Problem("malformed_request", "A view shows balances as they are now; as_of and at are answered with source=partition.");
-            await views.AnswerBalanceAsync(http, name, CurrencyParameter(http));
+            await _views.AnswerBalanceAsync(http, name, CurrencyParameter(http));
             return;
         }
 
-        CurrencyCode currency = CurrencyParameter(http, out int decimals);
+        string currency = Query.Currency(CurrencyParameter(http)).ToString();
         if (asOf > NowMicros()) throw new Problem("time_in_future", $"as_of is {asOfText}; it is {Answer.Time(NowMicros())} now.");
-
-        Int128 posted = 0, held = 0;
-        List<string> positions = [];
-        (RecordedEvent Event, EventReaders Readers)? then = null;
+        TimeSpan timeout = Query.Timeout(http);
         long started = Environment.TickCount64;
-        foreach (Partition partition in router.PartsOf(name))
+        List<BalancePart> parts = [];
+        List<string> positions = [];
+        Partition? here = null;
+        if (!name.IsSystem)
         {
-            ulong? at = atText is null ? null : Query.Position("at", atText, partition.Number)
-                ?? throw new Problem("malformed_request", $"at is '{Query.Shorten(atText)}', which has no entry for partition {partition.Number}.");
-            (Balance balance, ulong sequence) = await ReadBalanceAsync(http, partition, name, currency, started, asOf ?? 0);
-            if (at > sequence) throw new Problem("time_in_future", $"at is {partition.Number}:{at}; the last event is {partition.Number}:{sequence}.");
-            positions.Add(Answer.Position(partition.Number, at ?? sequence));
-            if (asOf is not null || at is not null)
-            {
-                EventReaders readers = Readers(partition);
-                ulong found = await WalkAsync(http, cancellation => asOf is long time
-                    ? readers.History.LastAtOrBefore(readers, balance, time, cancellation).Sequence
-                    : readers.History.LastAtOrBeforeSequence(readers, balance, at!.Value, cancellation).Sequence);
-                RecordedEvent? made = found == 0 ? null : readers.Read(found);
-                (balance.Posted, balance.Held) = (made?.Event.Posted ?? 0, made?.Event.Held ?? 0);
-                if (made is not null && made.TimeMicros >= (then?.Event.TimeMicros ?? 0)) then = (made, readers);
-            }
+            here = await _directory.HereAsync(http, _directory.Router.Of(name));
+            if (here is null) return;
+        }
 
-            posted += balance.Posted;
-            held += balance.Held;
+        foreach (int number in _directory.Router.PartsOf(name))
+        {
+            ulong? at = atText is null ? null : Query.Position("at", atText, number)
+                ?? throw new Problem("malformed_request", $"at is '{Query.Shorten(atText)}', which has no entry for partition {number}.");
+            BalanceAsked asked = new(name.ToString(), currency, asOf, at, Min(http, number));
+            BalancePart part = here is null
+                ? await _directory.AskAsync(_balance, number, asked, Query.Left(timeout, started), http.RequestAborted)
+                : await BalancePartAsync(here, asked, timeout, http.RequestAborted);
+            parts.Add(part);
+            positions.Add(Answer.Position(number, part.Position));
         }
 
         await Answer.WriteAsync(http, 200, json =>
         {
             json.WriteString("account", name.Utf8);
-            json.WriteString("currency", currency.ToString());
-            WriteFigures(json, posted, held, decimals);
+            json.WriteString("currency", currency);
+            WriteFigures(json, Sum(parts, part => part.Posted), Sum(parts, part => part.Held), parts[0].Decimals);
             json.WriteString("position", string.Join(',', positions));
             if (asOf is long time) json.WriteString("as_of", Answer.Time(time));
-            if (then is not var (made, readers)) return;
+            if (parts.Where(part => part.Event is not null).MaxBy(part => part.EventMicros)?.Event is not string made) return;
             json.WritePropertyName("event");
-            EventJson.Write(json, readers.Partition, readers.WithHead(made), readers.State);
+            json.WriteRawValue(made);
         });
     }
 
-    /// <summary>Where a page goes on in the events of one partition.</summary>
-    sealed record Part(EventReaders Readers, Balance Balance)
+    async Task<BalancePart> BalancePartAsync(Partition partition, BalanceAsked asked, TimeSpan timeout, CancellationToken cancellation)
     {
-        public ulong Next { get; set; }
-
-        public ulong End { get; set; }
-
-        public bool HasMore(bool ascending) => ascending ? Next <= Math.Min(End, Balance.EventsCount) : Next >= Math.Max(End, 1);
+        AccountName name = AccountName.Parse(asked.Account);
+        int decimals = DecimalsOf(partition, asked.Currency);
+        (Balance balance, ulong sequence) = await ReadBalanceAsync(partition, name, asked.Currency, asked.Min, timeout, cancellation, asked.AsOfMicros ?? 0);
+        if (asked.At > sequence) throw new Problem("time_in_future", $"at is {partition.Number}:{asked.At}; the last event is {partition.Number}:{sequence}.");
+        if (asked.AsOfMicros is null && asked.At is null) return new BalancePart(asked.Currency, decimals, balance.Posted, balance.Held, sequence);
+        EventReaders readers = Readers(partition);
+        ulong found = await WalkAsync(timeout, cancellation, walking => asked.AsOfMicros is long time
+            ? readers.History.LastAtOrBefore(readers, balance, time, walking).Sequence
+            : readers.History.LastAtOrBeforeSequence(readers, balance, asked.At!.Value, walking).Sequence);
+        if (found == 0) return new BalancePart(asked.Currency, decimals, 0, 0, asked.At ?? sequence);
+        RecordedEvent made = readers.Read(found);
+        return new BalancePart(asked.Currency, decimals, made.Event.Posted, made.Event.Held, asked.At ?? sequence, made.TimeMicros, EventJson.ToText(partition.Number, readers.WithHead(made), readers.State));
     }
 
     async Task HistoryAsync(HttpContext http)
@@ -319,7 +363,7 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
         Query.AllowParameters(http, "currency", "limit", "cursor", "order", "from", "to", "min_position", "source");
         if (IsOfView(http)) throw new Problem("malformed_request", "History comes from the partition, which is exact; GET /v1/wallet/transfers searches the view.");
         AccountName name = Query.AccountOfPath(http);
-        CurrencyCode currency = CurrencyParameter(http, out _);
+        string currency = Query.Currency(CurrencyParameter(http)).ToString();
         int limit = Limit(Query.Parameter(http, "limit"));
         bool ascending = Query.Parameter(http, "order") switch
         {
@@ -331,51 +375,70 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
         long? to = Query.Parameter(http, "to") is string toText ? Query.TimeMicros("to", toText) : null;
         string? cursor = Query.Parameter(http, "cursor");
 
-        List<Part> parts = [];
-        long started = Environment.TickCount64;
-        foreach (Partition partition in router.PartsOf(name)) parts.Add(new Part(Readers(partition), (await ReadBalanceAsync(http, partition, name, currency, started, 0)).Balance));
-        if (cursor is not null)
+        IReadOnlyList<int> numbers = _directory.Router.PartsOf(name);
+        (ulong Next, ulong End)[]? places = null;
+        if (cursor is not null) (ascending, places) = Query.Cursor(cursor, numbers.Count);
+        Partition? here = null;
+        if (!name.IsSystem)
         {
-            (ascending, (ulong Next, ulong End)[] places) = Query.Cursor(cursor, parts.Count);
-            for (int i = 0; i < parts.Count; i++) (parts[i].Next, parts[i].End) = places[i];
+            here = await _directory.HereAsync(http, numbers[0]);
+            if (here is null) return;
         }
 
-        List<(RecordedEvent Event, Part Part)> page = await WalkAsync(http, cancellation =>
+        TimeSpan timeout = Query.Timeout(http);
+        long started = Environment.TickCount64;
+        List<HistoryPart> parts = [];
+        for (int i = 0; i < numbers.Count; i++)
         {
-            List<(RecordedEvent Event, Part Part)> all = [];
-            foreach (Part part in parts)
-            {
-                if (cursor is null) (part.Next, part.End) = Bounds(part, ascending, from, to, cancellation);
-                all.AddRange(Page(part.Readers, part.Balance, ascending, part.Next, part.End, limit, cancellation).Select(e => (e, part)));
-            }
+            HistoryAsked asked = new(name.ToString(), currency, limit, ascending, from, to, places?[i].Next, places?[i].End, Min(http, numbers[i]));
+            parts.Add(here is null
+                ? await _directory.AskAsync(_history, numbers[i], asked, Query.Left(timeout, started), http.RequestAborted)
+                : await HistoryPartAsync(here, asked, timeout, http.RequestAborted));
+        }
 
-            // Of a system account, the parts' events come by their times.
-            if (parts.Count > 1) all = [.. ascending ? all.OrderBy(one => one.Event.TimeMicros) : all.OrderByDescending(one => one.Event.TimeMicros)];
-            return all.Count <= limit ? all : all[..limit];
-        });
-        foreach ((_, Part part) in page) part.Next = ascending ? part.Next + 1 : part.Next - 1;
+        // Of a system account, the parts' events come by their times.
+        IEnumerable<(HistoryEvent Event, int Part)> all = parts.SelectMany((part, i) => part.Events.Select(e => (e, i)));
+        if (parts.Count > 1) all = ascending ? all.OrderBy(one => one.Event.TimeMicros) : all.OrderByDescending(one => one.Event.TimeMicros);
+        List<(HistoryEvent Event, int Part)> page = [.. all.Take(limit)];
+        ulong[] next = [.. parts.Select((part, i) =>
+        {
+            ulong shown = (ulong)page.Count(one => one.Part == i);
+            return ascending ? part.Next + shown : part.Next - shown;
+        })];
         // Ascending without an upper end there is always more to come; a cursor for it only where there is already.
-        bool more = page.Count > 0 && parts.Exists(part => part.HasMore(ascending));
+        bool more = page.Count > 0 && parts.Where((part, i) => ascending ? next[i] <= Math.Min(part.End, part.EventsCount) : next[i] >= Math.Max(part.End, 1)).Any();
         await Answer.WriteAsync(http, 200, json =>
         {
             json.WriteStartArray("events");
-            foreach ((RecordedEvent e, Part part) in page) EventJson.Write(json, part.Readers.Partition, part.Readers.WithHead(e), part.Readers.State);
+            foreach ((HistoryEvent e, _) in page) json.WriteRawValue(e.Json);
             json.WriteEndArray();
-            json.WriteString("next_cursor", more ? Query.Cursor(ascending, parts.Select(part => (part.Next, part.End))) : null);
+            json.WriteString("next_cursor", more ? Query.Cursor(ascending, parts.Select((part, i) => (next[i], part.End))) : null);
         });
     }
 
-    static (ulong Next, ulong End) Bounds(Part part, bool ascending, long? from, long? to, CancellationToken cancellation)
+    async Task<HistoryPart> HistoryPartAsync(Partition partition, HistoryAsked asked, TimeSpan timeout, CancellationToken cancellation)
     {
-        ulong first = from is long f ? part.Readers.History.LastAtOrBefore(part.Readers, part.Balance, f - 1, cancellation).Number + 1 : 1;
-        ulong last = to is long t ? part.Readers.History.LastAtOrBefore(part.Readers, part.Balance, t, cancellation).Number : ascending ? ulong.MaxValue : part.Balance.EventsCount;
-        return ascending ? (first, last) : (last, first);
+        DecimalsOf(partition, asked.Currency);
+        EventReaders readers = Readers(partition);
+        Balance balance = (await ReadBalanceAsync(partition, AccountName.Parse(asked.Account), asked.Currency, asked.Min, timeout, cancellation)).Balance;
+        return await WalkAsync(timeout, cancellation, walking =>
+        {
+            (ulong next, ulong end) = asked is { Next: ulong n, End: ulong e } ? (n, e) : Bounds(readers, balance, asked, walking);
+            List<RecordedEvent> page = Page(readers, balance, asked.Ascending, next, end, asked.Limit, walking);
+            return new HistoryPart(next, end, balance.EventsCount, [.. page.Select(one => new HistoryEvent(one.TimeMicros, EventJson.ToText(partition.Number, readers.WithHead(one), readers.State)))]);
+        });
     }
 
-    async Task<T> WalkAsync<T>(HttpContext http, Func<CancellationToken, T> walk)
+    static (ulong Next, ulong End) Bounds(EventReaders readers, in Balance balance, HistoryAsked asked, CancellationToken cancellation)
     {
-        TimeSpan timeout = Query.Timeout(http);
-        using CancellationTokenSource deadline = CancellationTokenSource.CreateLinkedTokenSource(http.RequestAborted);
+        ulong first = asked.FromMicros is long f ? readers.History.LastAtOrBefore(readers, balance, f - 1, cancellation).Number + 1 : 1;
+        ulong last = asked.ToMicros is long t ? readers.History.LastAtOrBefore(readers, balance, t, cancellation).Number : asked.Ascending ? ulong.MaxValue : balance.EventsCount;
+        return asked.Ascending ? (first, last) : (last, first);
+    }
+
+    async Task<T> WalkAsync<T>(TimeSpan timeout, CancellationToken cancellation, Func<CancellationToken, T> walk)
+    {
+        using CancellationTokenSource deadline = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         deadline.CancelAfter(timeout);
         try
         {
@@ -389,7 +452,7 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
                 _walks.Release();
             }
         }
-        catch (OperationCanceledException) when (!http.RequestAborted.IsCancellationRequested)
+        catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
         {
             throw new Problem("deadline_exceeded", $"The history is long and was not walked to its goal within {timeout.TotalMilliseconds:0} ms. Ask again: the next walk goes on from there.");
         }
@@ -417,50 +480,50 @@ sealed class AccountEndpoints(Router router, ViewReads views, NodeRole role, Tim
 
     static string CurrencyParameter(HttpContext http) => Query.Parameter(http, "currency") ?? throw new Problem("malformed_request", "The parameter currency is missing, such as ?currency=USD.");
 
-    CurrencyCode CurrencyParameter(HttpContext http, out int decimals)
-    {
-        string text = CurrencyParameter(http);
-        CurrencyCode code = Query.Currency(text);
-        return Readers(router.All[0]).State.TryCurrency(code, out _, out decimals) ? code : throw Problem.From(Outcome.CurrencyUnknown, text);
-    }
+    /// <summary>Every partition knows all currencies.</summary>
+    static int DecimalsOf(Partition partition, string currency) =>
+        Readers(partition).State.TryCurrency(CurrencyCode.Parse(currency), out _, out int decimals) ? decimals : throw Problem.From(Outcome.CurrencyUnknown, currency);
 
-    async Task<(Balance Balance, ulong Sequence)> ReadBalanceAsync(HttpContext http, Partition partition, AccountName name, CurrencyCode currency, long startedTicks, long asOfMicros)
+    static async Task<(Balance Balance, ulong Sequence)> ReadBalanceAsync(
+        Partition partition, AccountName name, string currency, ulong min, TimeSpan timeout, CancellationToken cancellation, long asOfMicros = 0)
     {
+        CurrencyCode code = CurrencyCode.Parse(currency);
         ((bool Found, Balance Balance) read, ulong sequence) = await ReadAsync(
-            http,
             partition,
             state =>
             {
                 uint account = state.Names.Find(name);
-                state.TryCurrency(currency, out uint number, out _);
+                state.TryCurrency(code, out uint number, out _);
                 return (account != 0 && state.Account(account).IsOpened, state.Balance(account, number));
             },
-            startedTicks,
+            min,
+            timeout,
+            cancellation,
             asOfMicros);
         if (!read.Found && !name.IsSystem) throw NotFound(name);
         return (read.Balance, sequence);
     }
 
-    /// <summary>Rides the queue; waits for <c>min_position</c> where one is asked for.</summary>
-    /// <param name="startedTicks">When the first of several parts was asked; 0 where there is one.</param>
-    static async Task<(T Result, ulong Sequence)> ReadAsync<T>(HttpContext http, Partition partition, Func<State, T> read, long startedTicks, long asOfMicros = 0)
+    /// <summary>The event of this partition that the answer has to show.</summary>
+    static ulong Min(HttpContext http, int partition) => Query.Parameter(http, "min_position") is string text ? Query.Position("min_position", text, partition) ?? 0 : 0;
+
+    /// <summary>Rides the queue; waits for the event that it has to show.</summary>
+    static async Task<(T Result, ulong Sequence)> ReadAsync<T>(Partition partition, Func<State, T> read, ulong min, TimeSpan timeout, CancellationToken cancellation, long asOfMicros = 0)
     {
-        ulong min = Query.Parameter(http, "min_position") is string text ? Query.Position("min_position", text, partition.Number) ?? 0 : 0;
-        TimeSpan timeout = Query.Timeout(http);
-        long deadline = startedTicks + (long)timeout.TotalMilliseconds;
+        long started = Environment.TickCount64, deadline = started + (long)timeout.TotalMilliseconds;
         while (true)
         {
             ReadRequest<T> request = new(read) { AsOfMicros = asOfMicros };
-            RequestStatus status = await partition.SubmitAsync(request, Query.Left(timeout, startedTicks));
+            RequestStatus status = await partition.SubmitAsync(request, Query.Left(timeout, started));
             if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
             if (request.Sequence >= min) return (request.Result, request.Sequence);
             if (Environment.TickCount64 >= deadline)
                 throw new Problem("deadline_exceeded", $"The last event is {partition.Number}:{request.Sequence}; min_position {partition.Number}:{min} was not reached within {timeout.TotalMilliseconds:0} ms.");
-            await Task.Delay(10, http.RequestAborted);
+            await Task.Delay(10, cancellation);
         }
     }
 
-    long NowMicros() => (clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
+    long NowMicros() => (_clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
 
     static EventReaders Readers(Partition partition) => partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default);
 }

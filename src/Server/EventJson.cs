@@ -52,6 +52,14 @@ public static class EventJson
         _ => throw new ArgumentOutOfRangeException(nameof(direction), direction, "no such direction"),
     };
 
+    /// <summary>As <see cref="Write"/> has it, for another node to pass on.</summary>
+    public static string ToText(int partition, RecordedEvent recorded, State state)
+    {
+        System.Buffers.ArrayBufferWriter<byte> text = new(512);
+        using (Utf8JsonWriter json = new(text, Answer.JsonOptions)) Write(json, partition, recorded, state);
+        return System.Text.Encoding.UTF8.GetString(text.WrittenSpan);
+    }
+
     /// <param name="state">Knows at least the names and currencies that were known when the event was written.</param>
     public static void Write(Utf8JsonWriter json, int partition, RecordedEvent recorded, State state)
     {

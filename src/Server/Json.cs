@@ -195,6 +195,7 @@ static partial class Body
 
         try
         {
+            if (http.Features.Get<PartitionDirectory.Kept>() is { } kept) kept.Body = read.Buffer.ToArray();
             if (read.Buffer.IsEmpty && ifEmpty is not null) return ifEmpty;
             return Parse(read.Buffer, type);
         }

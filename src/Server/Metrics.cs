@@ -4,7 +4,6 @@ using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.DependencyInjection;
 using OpenTelemetry.Metrics;
 using OpenTelemetry.Resources;
-using Purse.Cluster;
 using Purse.Partitions;
 using Purse.Views;
 
@@ -15,11 +14,10 @@ sealed class Metrics : IDisposable
 {
     readonly Meter _meter;
 
-    Metrics(Router router, ViewHost views, int partitionsCount, string meterName)
+    Metrics(PartitionDirectory directory, ViewHost views, string meterName)
     {
         _meter = new Meter(meterName);
-        IReadOnlyList<Partition> partitions = router.All;
-        _meter.CreateObservableCounter("purse.commands", () => partitions.SelectMany(CommandsOf), null, "Commands decided, by outcome.");
+        _meter.CreateObservableCounter("purse.commands", () => directory.Hosted.SelectMany(CommandsOf), null, "Commands decided, by outcome.");
         Count("purse.events", "Events that are durable.", partition => (long)partition.FlushedSequence);
         Gauge("purse.commands.queued", null, "Commands that wait in the queue.", partition => partition.QueuedCommands);
         Gauge("purse.ready", null, "1 where the partition takes writes.", partition => partition.IsReady ? 1 : 0);
@@ -30,14 +28,14 @@ sealed class Metrics : IDisposable
         Gauge("purse.in_doubt.oldest", "s", "How long the oldest commit that this partition coordinates has been under way.", partition => partition.OldestUndecidedAge.TotalSeconds);
         _meter.CreateObservableGauge("purse.view.lag", () => views.Sources.Where(source => source.Lag is not null).Select(source => new Measurement<double>(source.Lag!.Value.TotalSeconds, new KeyValuePair<string, object?>("view", source.View.Name))), "s",
             "For how long there has been something that the view may not show.");
-        _meter.CreateObservableGauge("purse.view.position", () => views.Sources.SelectMany(source => Enumerable.Range(0, partitionsCount).Select(partition =>
+        _meter.CreateObservableGauge("purse.view.position", () => views.Sources.SelectMany(source => Enumerable.Range(0, directory.Count).Select(partition =>
             new Measurement<double>(source.Position(partition), new KeyValuePair<string, object?>("partition", partition), new KeyValuePair<string, object?>("view", source.View.Name)))), null, "The last event that the view shows.");
 
         void Count(string name, string description, Func<Partition, long> observe) =>
-            _meter.CreateObservableCounter(name, () => partitions.Select(partition => new Measurement<long>(observe(partition), Of(partition))), null, description);
+            _meter.CreateObservableCounter(name, () => directory.Hosted.Select(partition => new Measurement<long>(observe(partition), Of(partition))), null, description);
 
         void Gauge(string name, string? unit, string description, Func<Partition, double> observe) =>
-            _meter.CreateObservableGauge(name, () => partitions.Select(partition => new Measurement<double>(observe(partition), Of(partition))), unit, description);
+            _meter.CreateObservableGauge(name, () => directory.Hosted.Select(partition => new Measurement<double>(observe(partition), Of(partition))), unit, description);
     }
 
     static KeyValuePair<string, object?> Of(Partition partition) => new("partition", partition.Number);
@@ -47,9 +45,9 @@ sealed class Metrics : IDisposable
         : [];
 
     /// <param name="meterName">Several servers in one process need one each.</param>
-    public static void Add(WebApplicationBuilder builder, Router router, ViewHost views, int partitionsCount, string meterName)
+    public static void Add(WebApplicationBuilder builder, PartitionDirectory directory, ViewHost views, string meterName)
     {
-        builder.Services.AddSingleton(_ => new Metrics(router, views, partitionsCount, meterName));
+        builder.Services.AddSingleton(_ => new Metrics(directory, views, meterName));
         builder.Services.AddOpenTelemetry()
             .ConfigureResource(resource => resource.AddService("purse", autoGenerateServiceInstanceId: false))
             .WithMetrics(metrics => metrics.AddMeter(meterName, Partition.MeterName, "Microsoft.AspNetCore.Hosting", "System.Runtime")

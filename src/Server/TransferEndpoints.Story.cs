@@ -24,33 +24,64 @@ sealed partial class TransferEndpoints
         string? homeText = Query.Parameter(http, "account");
         AccountName? home = homeText is null ? null : Query.Account("account", homeText);
 
-        List<(Found Found, EventReaders Readers)> all = [];
+        int? partition = PartitionDirectory.NumberHere(http) is int sentTo ? sentTo : home is AccountName { IsSystem: false } account ? _directory.Router.Of(account) : _directory.Count == 1 ? 0 : null;
         long started = Environment.TickCount64;
-        foreach (Partition partition in home is AccountName { IsSystem: false } account ? [router.Of(account)] : router.All)
+        if (partition is null)
         {
-            ReadRequest<List<Found>> read = new((State state) => Find(state, id, home));
-            RequestStatus status = await partition.SubmitAsync(read, Query.Left(timeout, started));
-            // Not found is said only when all have answered.
-            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
-            EventReaders readers = Readers(partition);
-            all.AddRange(read.Result.Select(one => (one, readers)));
+            List<int> candidates = [];
+            for (int number = 0; number < _directory.Count; number++)
+            {
+                // Not found is said only when all have answered.
+                IdPart part = await _directory.AskAsync(_id, number, new IdAsked(id, homeText, HasNames: false), Query.Left(timeout, started));
+                candidates.AddRange(Enumerable.Repeat(number, part.Count));
+            }
+
+            if (candidates.Count == 0) throw NotFound();
+            if (candidates.Count > 1)
+            {
+                List<string> homes = [];
+                foreach (int number in candidates.Distinct()) homes.AddRange((await _directory.AskAsync(_id, number, new IdAsked(id, homeText, HasNames: true), Query.Left(timeout, started))).Homes);
+                throw Ambiguous(homes);
+            }
+
+            partition = candidates[0];
         }
 
-        if (all.Count == 0)
-            throw new Problem("transfer_not_found", $"No transfer with id {Answer.ToGuid(id)}{(home is null ? "" : $" belongs to '{homeText}'")} was ever asked for.");
-        if (all.Count > 1)
-        {
-            throw new Problem("transfer_ambiguous", $"{(all.Count < HomesMax ? all.Count : "Many")} accounts used the id {Answer.ToGuid(id)}. Name one with ?account=.")
-                .With("accounts", all.Take(HomesMax).Select(one => HomeOf(one.Readers.ReadDecision(one.Found.Sequence + one.Found.Head), one.Readers.State)).ToList());
-        }
-
-        if (all[0].Found.Head != 0)
+        if (await _directory.HereAsync(http, partition.Value) is not Partition here) return;
+        List<Found> all = await LookAsync(here, core => Find(core.State, id, home), Query.Left(timeout, started));
+        EventReaders readers = Readers(here);
+        if (all.Count == 0) throw NotFound();
+        if (all.Count > 1) throw Ambiguous([.. all.Select(one => HomeOf(one, readers))]);
+        if (all[0].Head != 0)
         {
             await Answer.WriteInDoubtAsync(http, id);
             return;
         }
 
-        await Answer.WriteAsync(http, 200, json => WriteStory(json, all[0].Found, all[0].Readers));
+        Story story = Read(all[0], readers);
+        Dictionary<Part, string[]> elsewhere = [];
+        foreach (RecordedEvent one in story.All)
+        {
+            foreach (Part part in one.Parts)
+            {
+                CommitAsked asked = new(part.Sequence, one.Event.TransactionId);
+                elsewhere[part] = await _directory.AskAsync(_commit, part.Partition, asked, Query.Left(timeout, started));
+            }
+        }
+
+        await Answer.WriteAsync(http, 200, json => WriteStory(json, story, elsewhere, readers));
+
+        Problem NotFound() => new("transfer_not_found", $"No transfer with id {Answer.ToGuid(id)}{(home is null ? "" : $" belongs to '{homeText}'")} was ever asked for.");
+
+        Problem Ambiguous(List<string> homes) =>
+            new Problem("transfer_ambiguous", $"{(homes.Count < HomesMax ? homes.Count : "Many")} accounts used the id {Answer.ToGuid(id)}. Name one with ?account=.").With("accounts", homes.Take(HomesMax).ToList());
+    }
+
+    static async Task<IdPart> FindAsync(Partition partition, IdAsked asked, TimeSpan timeout, CancellationToken cancellation)
+    {
+        AccountName? home = asked.Account is null ? null : AccountName.Parse(asked.Account);
+        List<Found> all = await LookAsync(partition, core => Find(core.State, asked.Id, home), timeout);
+        return new IdPart(all.Count, asked.HasNames ? [.. all.Select(one => HomeOf(one, Readers(partition)))] : []);
     }
 
     static List<Found> Find(State state, UInt128 id, AccountName? home)
@@ -74,17 +105,26 @@ sealed partial class TransferEndpoints
     }
 
     /// <summary>What to give as <c>?account=</c>: between two system accounts either of them does.</summary>
-    static string HomeOf(RecordedEvent first, State state)
+    static string HomeOf(Found found, EventReaders readers)
     {
-        uint home = StateMachine.HomeOf(state, first.Event, first.Attachment);
-        return NameOf(home == 0 ? first.Event.Account : home, state);
+        RecordedEvent first = readers.ReadDecision(found.Sequence + found.Head);
+        uint home = StateMachine.HomeOf(readers.State, first.Event, first.Attachment);
+        return NameOf(home == 0 ? first.Event.Account : home, readers.State);
     }
 
-    void WriteStory(Utf8JsonWriter json, Found found, EventReaders readers)
+    sealed record Story(Found Found, RecordedEvent First, RecordedEvent? End, List<RecordedEvent> Reversals)
     {
-        RecordedEvent first = readers.ReadDecision(found.Sequence);
-        RecordedEvent? end = found.Hold is { EndSequence: > 0 } hold ? readers.ReadDecision(hold.EndSequence) : null;
-        List<RecordedEvent> reversals = [.. found.Reversals.Select(reversal => readers.ReadDecision(reversal.Sequence))];
+        public IEnumerable<RecordedEvent> All => [First, .. End is null ? [] : new[] { End }, .. Reversals];
+    }
+
+    static Story Read(Found found, EventReaders readers) => new(
+        found, readers.ReadDecision(found.Sequence), found.Hold is { EndSequence: > 0 } hold ? readers.ReadDecision(hold.EndSequence) : null,
+        [.. found.Reversals.Select(reversal => readers.ReadDecision(reversal.Sequence))]);
+
+    /// <param name="elsewhere">What commits across partitions left in each of them.</param>
+    static void WriteStory(Utf8JsonWriter json, Story story, Dictionary<Part, string[]> elsewhere, EventReaders readers)
+    {
+        (Found found, RecordedEvent first, RecordedEvent? end, List<RecordedEvent> reversals) = story;
         bool isRejected = first.Event.Kind == EventKind.TransferRejected;
         WriteTransfer(json, first, Status(found, isRejected), readers);
         if (first.Attachment.Erased(AttachmentTag.Description) is byte[] description) json.WriteString("description", description);
@@ -116,9 +156,7 @@ sealed partial class TransferEndpoints
         }
 
         json.WriteStartArray("events");
-        WriteWithParts(json, first, readers);
-        if (end is not null) WriteWithParts(json, end, readers);
-        foreach (RecordedEvent one in reversals) WriteWithParts(json, one, readers);
+        foreach (RecordedEvent one in story.All) WriteWithParts(json, one, elsewhere, readers);
         json.WriteEndArray();
     }
 
@@ -130,11 +168,11 @@ sealed partial class TransferEndpoints
     }
 
     /// <summary>An event with those that were written with it, here and in other partitions: what a capture released before, the credits and further debits after.</summary>
-    void WriteWithParts(Utf8JsonWriter json, RecordedEvent e, EventReaders readers)
+    static void WriteWithParts(Utf8JsonWriter json, RecordedEvent e, Dictionary<Part, string[]> elsewhere, EventReaders readers)
     {
         if (e.Parts.Length > 0)
         {
-            foreach (Part part in e.Parts) WritePart(json, part, e.Event.TransactionId, Readers(router.All[part.Partition]));
+            foreach (string one in e.Parts.SelectMany(part => elsewhere[part])) json.WriteRawValue(one);
             return;
         }
 
@@ -145,16 +183,17 @@ sealed partial class TransferEndpoints
     }
 
     /// <summary>What a commit left in one partition: its events stand together, before the one that the part names.</summary>
-    static void WritePart(Utf8JsonWriter json, Part part, UInt128 transactionId, EventReaders readers)
+    static Task<string[]> ReadCommitAsync(Partition partition, CommitAsked asked, TimeSpan timeout, CancellationToken cancellation)
     {
+        EventReaders readers = Readers(partition);
         List<RecordedEvent> events = [];
-        for (ulong sequence = part.Sequence; sequence > 0 && events.Count < 3 * StateMachine.PostingsMax; sequence--)
+        for (ulong sequence = asked.Sequence; sequence > 0 && events.Count < 3 * StateMachine.PostingsMax; sequence--)
         {
             RecordedEvent one = readers.Read(sequence);
-            if ((one.Event.Flags & EventFlags.CrossPartition) == 0 || one.Event.TransactionId != transactionId || (events.Count > 0 && one.Event.Link != events[^1].Event.Link)) break;
+            if ((one.Event.Flags & EventFlags.CrossPartition) == 0 || one.Event.TransactionId != asked.TransactionId || (events.Count > 0 && one.Event.Link != events[^1].Event.Link)) break;
             events.Add(one);
         }
 
-        foreach (RecordedEvent one in events.AsEnumerable().Reverse()) EventJson.Write(json, readers.Partition, readers.WithHead(one), readers.State);
+        return Task.FromResult<string[]>([.. events.AsEnumerable().Reverse().Select(one => EventJson.ToText(readers.Partition, readers.WithHead(one), readers.State))]);
     }
 }

@@ -10,11 +10,25 @@ using Purse.Partitions;
 namespace Purse.Server;
 
 /// <summary>Moving money: transfers and holds, many at once, transactions, captures, voids, reversals.</summary>
-sealed partial class TransferEndpoints(Router router)
+sealed partial class TransferEndpoints
 {
     const int TransfersMax = 10_000;
 
+    readonly PartitionDirectory _directory;
+    readonly PartQuestion<OriginalAsked, OriginalPart> _original;
+    readonly PartQuestion<byte[], byte[]> _judgement;
+    readonly PartQuestion<IdAsked, IdPart> _id;
+    readonly PartQuestion<CommitAsked, string[]> _commit;
     readonly ConcurrentBag<CommandRequest> _requests = [];
+
+    public TransferEndpoints(PartitionDirectory directory)
+    {
+        _directory = directory;
+        _original = directory.Question("original", PartJson.Default.OriginalAsked, PartJson.Default.OriginalPart, FindOriginalAsync);
+        _judgement = directory.Question("judgement", PartJson.Default.ByteArray, PartJson.Default.ByteArray, JudgeAsync);
+        _id = directory.Question("id", PartJson.Default.IdAsked, PartJson.Default.IdPart, FindAsync);
+        _commit = directory.Question("commit", PartJson.Default.CommitAsked, PartJson.Default.StringArray, ReadCommitAsync);
+    }
 
     public void Map(IEndpointRouteBuilder routes)
     {
@@ -34,7 +48,7 @@ sealed partial class TransferEndpoints(Router router)
         long started = Environment.TickCount64;
         BalanceTransferBody body = await Body.ReadAsync(http, BodyJson.Default.BalanceTransferBody);
         ToCommand(body, out Command command);
-        Partition partition = PartitionOf(command);
+        if (await _directory.HereAsync(http, PartitionOf(command)) is not Partition partition) return;
         Decision decision = await AskOthersAsync(partition, command, await ExecuteAsync(partition, command, timeout), timeout, started);
         EventReaders readers = Readers(partition);
         if (decision.Outcome == Outcome.Undecided) await Answer.WriteInDoubtAsync(http, command.TransactionId);
@@ -53,19 +67,25 @@ sealed partial class TransferEndpoints(Router router)
         // Each partition gets its own in one request, in their order.
         Problem?[] refused = new Problem?[bodies.Length];
         Command[] commands = new Command[bodies.Length];
-        int[] partitionOf = new int[bodies.Length], countOf = new int[router.All.Count];
+        int[] partitionOf = new int[bodies.Length], countOf = new int[_directory.Count];
         for (int i = 0; i < bodies.Length; i++)
         {
             if (bodies[i] is null) throw new Problem("malformed_request", $"transfers[{i}] must not be null.");
             try
             {
                 ToCommand(bodies[i], out commands[i]);
-                countOf[partitionOf[i] = PartitionOf(commands[i]).Number]++;
+                countOf[partitionOf[i] = PartitionOf(commands[i])]++;
             }
             catch (Problem problem)
             {
                 refused[i] = problem;
             }
+        }
+
+        if (_directory.IsElsewhere(http))
+        {
+            await SendOnAsync(http, bodies, refused, partitionOf, timeout);
+            return;
         }
 
         CommandRequest?[] requests = [.. countOf.Select(count => count == 0 ? null : new CommandRequest(count) { Count = 0 })];
@@ -75,16 +95,16 @@ sealed partial class TransferEndpoints(Router router)
         }
 
         RequestStatus[] statuses = await Task.WhenAll(requests.Select((request, number) =>
-            request is null ? Task.FromResult(RequestStatus.Answered) : router.All[number].SubmitAsync(request, timeout).AsTask()));
+            request is null ? Task.FromResult(RequestStatus.Answered) : _directory.Local(http, number).SubmitAsync(request, timeout).AsTask()));
         // One that all partitions failed is a failed request; one that some failed tells which of its transfers they were.
         if (requests.Any(request => request is not null) && requests.Zip(statuses).All(one => one.First is null || !IsDecided(one.Second)))
             throw Problem.From(statuses.Where(status => !IsDecided(status)).OrderByDescending(Problem.IsUnknown).First(), timeout);
         foreach ((CommandRequest? request, int number) in requests.Select((request, number) => (request, number)))
         {
-            for (int i = 0; i < request?.Count && IsDecided(statuses[number]); i++) request.Decisions[i] = await AskOthersAsync(router.All[number], request.Commands[i], request.Decisions[i], timeout, started);
+            for (int i = 0; i < request?.Count && IsDecided(statuses[number]); i++) request.Decisions[i] = await AskOthersAsync(_directory.Local(http, number), request.Commands[i], request.Decisions[i], timeout, started);
         }
 
-        int[] decided = new int[router.All.Count];
+        int[] decided = new int[_directory.Count];
         await Answer.WriteAsync(http, 200, json =>
         {
             json.WriteStartArray("transfers");
@@ -95,7 +115,56 @@ sealed partial class TransferEndpoints(Router router)
                 if (problem is null && !IsDecided(statuses[number])) problem = Problem.From(statuses[number], timeout);
                 json.WriteStartObject();
                 if (problem is not null) WriteRejected(json, bodies[i].TransactionId, problem);
-                else WriteOneOfMany(json, bodies[i], commands[i], requests[number]!.Decisions[decided[number]++], Readers(router.All[number]));
+                else WriteOneOfMany(json, bodies[i], commands[i], requests[number]!.Decisions[decided[number]++], Readers(_directory.Local(http, number)));
+                json.WriteEndObject();
+            }
+
+            json.WriteEndArray();
+        });
+    }
+
+    /// <summary>Each partition's own go to the node that has it, and their outcomes come back into the order of all.</summary>
+    async Task SendOnAsync(HttpContext http, BalanceTransferBody[] bodies, Problem?[] refused, int[] partitionOf, TimeSpan timeout)
+    {
+        IGrouping<int, int>[] groups = [.. Enumerable.Range(0, bodies.Length).Where(i => refused[i] is null).GroupBy(i => partitionOf[i])];
+        (Problem? Problem, JsonElement[] Outcomes)[] answers = await Task.WhenAll(groups.Select(async group =>
+        {
+            try
+            {
+                byte[] some = JsonSerializer.SerializeToUtf8Bytes(new TransfersBody { Transfers = [.. group.Select(i => bodies[i])] }, BodyJson.Default.TransfersBody);
+                using JsonDocument answer = JsonDocument.Parse(await _directory.SendOnAsync(http, group.Key, some, timeout));
+                return ((Problem?)null, answer.RootElement.GetProperty("transfers").EnumerateArray().Select(one => one.Clone()).ToArray());
+            }
+            catch (Problem problem)
+            {
+                return (problem, []);
+            }
+        }));
+        // One that all partitions failed is a failed request; one that some failed tells which of its transfers they were.
+        if (answers.Length > 0 && answers.All(answer => answer.Problem is not null)) throw answers.OrderByDescending(answer => answer.Problem!.Outcome == "unknown").First().Problem!;
+        JsonElement?[] outcomes = new JsonElement?[bodies.Length];
+        foreach ((IGrouping<int, int> group, (Problem? problem, JsonElement[] some)) in groups.Zip(answers))
+        {
+            foreach ((int i, int index) in group.Select((i, index) => (i, index)))
+            {
+                if (problem is null) outcomes[i] = some[index];
+                else refused[i] = problem;
+            }
+        }
+
+        await Answer.WriteAsync(http, 200, json =>
+        {
+            json.WriteStartArray("transfers");
+            for (int i = 0; i < bodies.Length; i++)
+            {
+                if (outcomes[i] is JsonElement outcome)
+                {
+                    outcome.WriteTo(json);
+                    continue;
+                }
+
+                json.WriteStartObject();
+                WriteRejected(json, bodies[i].TransactionId, refused[i]!);
                 json.WriteEndObject();
             }
 
@@ -187,7 +256,7 @@ sealed partial class TransferEndpoints(Router router)
             Details = new CommandDetails { Description = Query.Description(body.Description), Metadata = Query.Metadata(body.Metadata), Postings = ToPostings(body.Postings) },
         };
         Posting first = command.Details.Postings[0];
-        Partition partition = router.Of(first.Account, first.Counterparty, command.TransactionId);
+        if (await _directory.HereAsync(http, _directory.Router.Of(first.Account, first.Counterparty, command.TransactionId)) is not Partition partition) return;
         Decision decision = await AskOthersAsync(partition, command, await ExecuteAsync(partition, command, timeout), timeout, started);
         EventReaders readers = Readers(partition);
         PostingBody refused = body.Postings[decision.Posting];
@@ -240,7 +309,7 @@ sealed partial class TransferEndpoints(Router router)
         AmountBody body = await Body.ReadAsync(http, BodyJson.Default.AmountBody);
         Command command = AboutOriginal(http, CommandKind.Capture, body.TransactionId, body.Amount);
         TimeSpan timeout = Query.Timeout(http);
-        Partition partition = await LocateAsync(command, timeout);
+        if (await _directory.HereAsync(http, await LocateAsync(http, command, timeout)) is not Partition partition) return;
         await AnswerAsync(http, partition, command, null, await ExecuteAsync(partition, command, timeout));
     }
 
@@ -249,7 +318,7 @@ sealed partial class TransferEndpoints(Router router)
         VoidBody body = await Body.ReadAsync(http, BodyJson.Default.VoidBody);
         Command command = AboutOriginal(http, CommandKind.Void, body.TransactionId, null);
         TimeSpan timeout = Query.Timeout(http);
-        Partition partition = await LocateAsync(command, timeout);
+        if (await _directory.HereAsync(http, await LocateAsync(http, command, timeout)) is not Partition partition) return;
         await AnswerAsync(http, partition, command, null, await ExecuteAsync(partition, command, timeout));
     }
 
@@ -265,7 +334,7 @@ sealed partial class TransferEndpoints(Router router)
         command.Details = new CommandDetails { Description = description, Metadata = metadata };
         TimeSpan timeout = Query.Timeout(http);
         long started = Environment.TickCount64;
-        Partition partition = await LocateAsync(command, timeout);
+        if (await _directory.HereAsync(http, await LocateAsync(http, command, timeout)) is not Partition partition) return;
         (Outcome outcome, ulong sequence, ulong before) = await FindAsync(partition, command, timeout, started);
         if (outcome == Outcome.Undecided)
         {
@@ -372,14 +441,12 @@ sealed partial class TransferEndpoints(Router router)
             ?? [new Posting { Account = command.Account, Counterparty = command.Counterparty, AmountDigits = command.AmountDigits, AmountScale = command.AmountScale, Currency = command.Currency }];
         Vote lowest = new() { Outcome = decision.Outcome, Posting = decision.Posting, Posted = decision.Posted, Held = decision.Held, Incoming = decision.Incoming, Bound = decision.Bound };
         lowest.IsAboutPayee = decision.Outcome is Outcome.ToAccountNotFound or Outcome.ToAccountClosed or Outcome.ToAccountFrozen or Outcome.ExceedsMaxBalance || (decision.Outcome == Outcome.BalanceOverflow && decision.Bound > 0);
-        foreach (Partition other in router.All)
+        for (int other = 0; other < _directory.Count; other++)
         {
-            if (other == home || Preparation(other) is not Preparation asked) continue;
-            ReadRequest<Vote> judge = new((PartitionCore core) => core.Judge(asked));
-            RequestStatus status = await other.SubmitAsync(judge, Query.Left(timeout, started));
-            if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
-            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
-            if (judge.Result.IsRefusal && (!lowest.IsRefusal || judge.Result.Precedes(lowest))) lowest = judge.Result;
+            if (other == home.Number || Preparation(other) is not Preparation asked) continue;
+            byte[] prepare = MessageBytes.Write([new Message { Kind = MessageKind.Prepare, From = home.Number, To = other, Attempt = 0, Preparation = asked }]);
+            Vote vote = MessageBytes.Read(await _directory.AskAsync(_judgement, other, prepare, Query.Left(timeout, started)))[0].Vote;
+            if (vote.IsRefusal && (!lowest.IsRefusal || vote.Precedes(lowest))) lowest = vote;
         }
 
         if (!lowest.IsRefusal) return decision;
@@ -395,13 +462,13 @@ sealed partial class TransferEndpoints(Router router)
             return (currency, amount);
         }
 
-        Preparation? Preparation(Partition other)
+        Preparation? Preparation(int other)
         {
             List<Posting> touching = [];
             for (int i = 0; i < postings.Length; i++)
             {
                 Posting posting = postings.Span[i];
-                if ((posting.Account.IsSystem || router.Of(posting.Account) != other) && (posting.Counterparty.IsSystem || router.Of(posting.Counterparty) != other)) continue;
+                if ((posting.Account.IsSystem || _directory.Router.Of(posting.Account) != other) && (posting.Counterparty.IsSystem || _directory.Router.Of(posting.Counterparty) != other)) continue;
                 (uint currency, Int128 amount) = Minor(posting);
                 if (command.Kind == CommandKind.Transfer) amount = decision.Amount;
                 touching.Add(posting with { AmountDigits = amount, AmountScale = (byte)state.Decimals(currency), Index = (ushort)i });
@@ -411,35 +478,57 @@ sealed partial class TransferEndpoints(Router router)
         }
     }
 
+    static async Task<byte[]> JudgeAsync(Partition partition, byte[] prepare, TimeSpan timeout, CancellationToken cancellation)
+    {
+        Message message = MessageBytes.Read(prepare)[0];
+        Vote vote = await LookAsync(partition, (PartitionCore core) => core.Judge(message.Preparation!), timeout);
+        return MessageBytes.Write([new Message { Kind = MessageKind.Vote, From = message.To, To = message.From, Attempt = 0, Vote = vote }]);
+    }
+
+    /// <summary>Of one partition among several. It only looks: nothing was recorded, whatever becomes of it.</summary>
+    static async Task<T> LookAsync<T>(Partition partition, Func<PartitionCore, T> look, TimeSpan timeout)
+    {
+        ReadRequest<T> read = new(look);
+        RequestStatus status = await partition.SubmitAsync(read, timeout);
+        if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
+        return status == RequestStatus.Answered ? read.Result : throw Problem.From(status, timeout);
+    }
+
     static EventReaders Readers(Partition partition) => partition.Readers ?? throw Problem.From(RequestStatus.Unavailable, default);
 
-    Partition PartitionOf(in Command transfer) => router.Of(transfer.Account, transfer.Counterparty, transfer.TransactionId);
+    int PartitionOf(in Command transfer) => _directory.Router.Of(transfer.Account, transfer.Counterparty, transfer.TransactionId);
 
     /// <summary>The partition that a capture, void or reversal belongs in: its original's. Where no home is told, all are asked.</summary>
-    async ValueTask<Partition> LocateAsync(Command command, TimeSpan timeout)
+    async ValueTask<int> LocateAsync(HttpContext http, Command command, TimeSpan timeout)
     {
+        // Whoever sent it here has looked.
+        if (PartitionDirectory.NumberHere(http) is int here) return here;
         // What was asked about a transfer between two system accounts lives where that one does, whatever its own id.
-        if (!command.Account.IsEmpty && !command.Account.IsSystem) return router.Of(command.Account);
-        if (router.All.Count == 1) return router.All[0];
-        List<(Partition Partition, ulong Before)> candidates = [];
+        if (!command.Account.IsEmpty && !command.Account.IsSystem) return _directory.Router.Of(command.Account);
+        if (_directory.Count == 1) return 0;
+        List<(int Partition, ulong Before)> candidates = [];
         bool isAmbiguous = false;
         long started = Environment.TickCount64;
-        foreach (Partition partition in router.All)
+        OriginalAsked asked = new(command.Kind, command.OriginalId, command.TransactionId, command.Account.IsEmpty ? null : command.Account.ToString());
+        for (int partition = 0; partition < _directory.Count; partition++)
         {
-            ReadRequest<(Outcome Outcome, ulong Before)> find = new((State state) => (StateMachine.FindOriginalOf(state, command, out _, out _, out ulong before), before));
-            RequestStatus status = await partition.SubmitAsync(find, Query.Left(timeout, started));
-            if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
             // Not found, or the only one, is said only when all have answered.
-            if (status != RequestStatus.Answered) throw Problem.From(status, timeout);
-            isAmbiguous |= find.Result.Outcome == Outcome.TransferAmbiguous;
+            OriginalPart found = await _directory.AskAsync(_original, partition, asked, Query.Left(timeout, started));
+            isAmbiguous |= found.Outcome == Outcome.TransferAmbiguous;
             // What is being decided is there, too; whatever is asked waits for it in its partition.
-            if (find.Result.Outcome is Outcome.Done or Outcome.Blocked) candidates.Add((partition, find.Result.Before));
-            if (find.Result.Outcome == Outcome.Undecided) candidates.Add((partition, ulong.MaxValue));
+            if (found.Outcome is Outcome.Done or Outcome.Blocked) candidates.Add((partition, found.Before));
+            if (found.Outcome == Outcome.Undecided) candidates.Add((partition, ulong.MaxValue));
         }
 
         if (candidates.Count == 0 && !isAmbiguous) throw Problem.From(Outcome.TransferNotFound, "");
         // Where several homes used the original's id, this one may have been decided before: its own id tells in which.
         if (candidates.Count > 1 || isAmbiguous) candidates.RemoveAll(one => one.Before == 0);
         return candidates.Count == 1 ? candidates[0].Partition : throw Problem.From(Outcome.TransferAmbiguous, "");
+    }
+
+    static Task<OriginalPart> FindOriginalAsync(Partition partition, OriginalAsked asked, TimeSpan timeout, CancellationToken cancellation)
+    {
+        Command command = new() { Kind = asked.Kind, OriginalId = asked.OriginalId, TransactionId = asked.TransactionId, Account = asked.Account is null ? default : AccountName.Parse(asked.Account) };
+        return LookAsync(partition, core => new OriginalPart(StateMachine.FindOriginalOf(core.State, command, out _, out _, out ulong before), before), timeout);
     }
 }

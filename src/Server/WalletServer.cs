@@ -11,7 +11,9 @@ using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
+using Orleans;
 using Purse.Cluster;
+using Purse.Cluster.Nodes;
 using Purse.Journal;
 using Purse.Partitions;
 using Purse.Views;
@@ -35,6 +37,9 @@ public sealed record WalletServerOptions
 
     /// <summary>For a new data folder; 1 where it is not given.</summary>
     public int? PartitionsCount { get; init; }
+
+    /// <summary>Where the other nodes of a cluster reach this one; port 0 takes free ones.</summary>
+    public IPEndPoint NodeAddress { get; init; } = new(IPAddress.Loopback, 0);
 
     public JournalOptions Journal { get; init; } = new();
 
@@ -61,75 +66,40 @@ public sealed class WalletServer : IAsyncDisposable
     readonly WebApplication _app;
     readonly DataFolder? _folder;
     readonly ClusterStores? _cluster;
-    /// <summary>What it feeds or looks at.</summary>
-    internal ViewHost Views { get; }
+    readonly PartitionLinks? _links;
+    readonly PartitionDirectory _directory;
     bool _disposed;
 
-    WalletServer(WebApplication app, DataFolder? folder, ClusterStores? cluster, ViewHost views, IReadOnlyList<Partition> partitions)
+    WalletServer(WebApplication app, DataFolder? folder, ClusterStores? cluster, PartitionLinks? links, PartitionDirectory directory, ViewHost views)
     {
         _app = app;
-        Views = views;
         _folder = folder;
         _cluster = cluster;
-        Partitions = partitions;
+        _links = links;
+        _directory = directory;
+        Views = views;
     }
+
+    /// <summary>What it feeds or looks at.</summary>
+    internal ViewHost Views { get; }
 
     /// <summary>Where it listens, with the port it got.</summary>
     public Uri Address { get; private set; } = null!;
 
-    public IReadOnlyList<Partition> Partitions { get; }
+    /// <summary>Those of this process.</summary>
+    public IReadOnlyList<Partition> Partitions => _directory.Hosted;
 
-    /// <summary>Recovers the data folder, then listens.</summary>
+    /// <summary>Recovers the data folder, or joins the cluster, then listens.</summary>
     /// <exception cref="StartException">Something the operator must mend.</exception>
     public static async Task<WalletServer> StartAsync(WalletServerOptions options)
     {
         Uri listen = CheckListen(options.Listen);
-        DataFolder? folder = null;
-        ClusterStores? cluster = null;
         try
         {
-            if (options.Cluster is not null) cluster = new ClusterStores(await ClusterMap.OpenAsync(options.Cluster, options.Log), options.Log);
-            else folder = DataFolder.OpenForWriting(options.DataFolder!, $"process {Environment.ProcessId}, which serves {options.Listen} since {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z", options.PartitionsCount);
-        }
-        catch (Exception e) when (e is IOException or ArgumentException)
-        {
-            throw new StartException(e.Message, e);
-        }
-
-        List<Partition> partitions = [];
-        ViewHost? views = null;
-        try
-        {
-            IEnumerable<IJournalStore> stores = cluster?.Stores ??
-                Enumerable.Range(0, folder!.PartitionsCount).Select(number => (IJournalStore)new FileStore(options.Disk?.Invoke(number) ?? folder.Disk(number), number, options.Journal));
-            int count = cluster?.Stores.Count ?? folder!.PartitionsCount;
-            // A store of a cluster that is down keeps no other partition from being served.
-            PartitionOptions partitionOptions = options.Partition with { IsPatient = cluster is not null };
-            if (options.Role == NodeRole.Query) stores = [];
-            if (cluster is null) partitions.AddRange(stores.Select(store => Partition.Start(store, count, partitionOptions, TimeProvider.System, options.Log)));
-            else partitions.AddRange(await Task.WhenAll(stores.Select(store => Task.Factory.StartNew(
-                // Each waits for its database: on a thread of its own.
-                () => Partition.Start(store, count, partitionOptions, TimeProvider.System, options.Log), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default))));
-            foreach (Partition partition in partitions) partition.Connect(partitions);
-            Router router = new(partitions);
-            bool areCurrenciesKnown = await CurrencyEndpoints.SpreadAsync(router, options.Log);
-            views = new ViewHost(count, options.Role == NodeRole.Query ? view => new ViewWatcher(view, count, options.Log) : view => new ViewFeeder(view, partitions, options.Log));
-            if (options.HasViews) await ServeViewsAsync(views, folder, cluster, options.Log);
-            WalletServer server = new(Build(listen, router, views, count, options), folder, cluster, views, partitions);
-            await server._app.StartAsync();
-            server.Address = new Uri(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
-            if (cluster is not null && !areCurrenciesKnown) server._spreading = server.SpreadLaterAsync(router, options.Log);
-            cluster?.Tell(partitions, () => new WalletNode(
-                server.Address.GetLeftPart(UriPartial.Authority), Environment.ProcessId, $"{options.Role}".ToLowerInvariant(),
-                new SortedDictionary<string, double?>(views.Sources.ToDictionary(source => source.View.Name, source => source.Lag?.TotalSeconds))));
-            return server;
+            return options.Cluster is null ? await StartEmbeddedAsync(listen, options) : await StartNodeAsync(listen, options);
         }
         catch (Exception e)
         {
-            if (views is not null) await views.DisposeAsync();
-            foreach (Partition partition in partitions) await partition.DisposeAsync();
-            folder?.Dispose();
-            if (cluster is not null) await cluster.DisposeAsync();
             throw e switch
             {
                 StartException => e,
@@ -137,20 +107,100 @@ public sealed class WalletServer : IAsyncDisposable
                 DiskFullException => new StartException($"storage_full: {e.Message} Make room, then start again.", e),
                 IOException when e.Message.Contains("address already in use", StringComparison.Ordinal) =>
                     new StartException($"{options.Listen} is in use by another program. Stop it, or name another address with --listen.", e),
-                IOException or SocketException => new StartException(e.Message, e),
+                IOException or SocketException or ArgumentException or Orleans.Runtime.OrleansException => new StartException(e.Message, e),
                 _ => e,
             };
         }
     }
 
-    static async Task ServeViewsAsync(ViewHost views, DataFolder? folder, ClusterStores? cluster, Action<string> log)
+    /// <summary>All there is, in one process.</summary>
+    static async Task<WalletServer> StartEmbeddedAsync(Uri listen, WalletServerOptions options)
     {
-        if (cluster is null)
+        DataFolder folder = DataFolder.OpenForWriting(options.DataFolder!, $"process {Environment.ProcessId}, which serves {options.Listen} since {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z", options.PartitionsCount);
+        List<Partition> partitions = [];
+        ViewHost? views = null;
+        try
         {
-            await views.ServeAsync(folder!.ViewPath);
-            return;
+            int count = folder.PartitionsCount;
+            for (int number = 0; number < count; number++)
+                partitions.Add(Partition.Start(new FileStore(options.Disk?.Invoke(number) ?? folder.Disk(number), number, options.Journal), count, options.Partition, TimeProvider.System, options.Log));
+            foreach (Partition partition in partitions) partition.Connect(partitions);
+            PartitionDirectory directory = new(partitions);
+            CurrencyEndpoints currencies = new(directory);
+            await currencies.SpreadAsync(options.Log);
+            views = new ViewHost(count, view => new ViewFeeder(view, count, () => partitions, options.Log));
+            if (options.HasViews) await views.ServeAsync(folder.ViewPath);
+            WalletServer server = new(Build(listen, directory, currencies, views, null, options), folder, null, null, directory, views);
+            await server.ListenAsync();
+            return server;
+        }
+        catch
+        {
+            if (views is not null) await views.DisposeAsync();
+            foreach (Partition partition in partitions) await partition.DisposeAsync();
+            folder.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>One node of many: which partitions it has, and when, Orleans says.</summary>
+    static async Task<WalletServer> StartNodeAsync(Uri listen, WalletServerOptions options)
+    {
+        ClusterStores cluster = new(await ClusterMap.OpenAsync(options.Cluster!, options.Log), options.Log);
+        ViewHost? views = null;
+        PartitionLinks? links = null;
+        try
+        {
+            int count = cluster.Map.PartitionsCount;
+            WebApplication? app = null;
+            PartitionDirectory? directory = null;
+            // A store that is down keeps no other partition from being served.
+            PartitionOptions partitionOptions = options.Partition with { IsPatient = true };
+            PartitionHost? host = options.Role.HasPartitions()
+                ? new PartitionHost(
+                    count, number => Partition.Start(cluster.Stores[number], count, partitionOptions, TimeProvider.System, options.Log), (partition, question, timeout) => directory!.AnswerAsync(partition, question, timeout), options.Log)
+                : null;
+            links = new PartitionLinks(() => app!.Services.GetRequiredService<IGrainFactory>(), count);
+            host?.Connect(links.Send);
+            directory = new PartitionDirectory(count, links, host);
+            CurrencyEndpoints currencies = new(directory);
+            views = new ViewHost(count, host is null ? view => new ViewWatcher(view, count, options.Log) : view => new ViewFeeder(view, count, () => host.Partitions, options.Log));
+            await ServeViewsAsync(views, cluster, options.Log);
+            app = Build(listen, directory, currencies, views, (cluster.Map, host), options);
+            WalletServer server = new(app, null, cluster, links, directory, views);
+            await server.ListenAsync();
+            if (host is not null) server._spreading = server.SpreadAsync(currencies, options.Log);
+            cluster.Tell(() => directory.Hosted, () => new WalletNode(
+                server.Address.GetLeftPart(UriPartial.Authority), Environment.ProcessId, $"{options.Role}".ToLowerInvariant(),
+                new SortedDictionary<string, double?>(views.Sources.ToDictionary(source => source.View.Name, source => source.Lag?.TotalSeconds))));
+            return server;
+        }
+        catch
+        {
+            if (views is not null) await views.DisposeAsync();
+            if (links is not null) await links.DisposeAsync();
+            await cluster.DisposeAsync();
+            throw;
+        }
+    }
+
+    async Task ListenAsync()
+    {
+        try
+        {
+            await _app.StartAsync();
+        }
+        catch
+        {
+            await _app.DisposeAsync();
+            throw;
         }
 
+        Address = new Uri(_app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
+    }
+
+    static async Task ServeViewsAsync(ViewHost views, ClusterStores cluster, Action<string> log)
+    {
         await FollowAsync();
         cluster.Map.Changed += (_, _) => _ = FollowAsync();
 
@@ -170,13 +220,12 @@ public sealed class WalletServer : IAsyncDisposable
 
     Task _spreading = Task.CompletedTask;
 
-    /// <summary>A store was down at the start: its partitions learn the currencies when they serve.</summary>
-    async Task SpreadLaterAsync(Router router, Action<string> log)
+    /// <summary>Every partition learns the currencies when it serves.</summary>
+    async Task SpreadAsync(CurrencyEndpoints currencies, Action<string> log)
     {
         try
         {
-            do await Task.Delay(2000, _app.Lifetime.ApplicationStopping);
-            while (!await CurrencyEndpoints.SpreadAsync(router, log));
+            while (!await currencies.SpreadAsync(log)) await Task.Delay(2000, _app.Lifetime.ApplicationStopping);
         }
         catch (OperationCanceledException)
         {
@@ -202,7 +251,8 @@ public sealed class WalletServer : IAsyncDisposable
                 $"Refusing to listen on {listen}: without authentication every caller may move all money, so only loopback addresses are allowed. Use http://127.0.0.1:{uri.Port}, behind a proxy that authenticates.");
     }
 
-    static WebApplication Build(Uri listen, Router router, ViewHost views, int partitionsCount, WalletServerOptions options)
+    /// <param name="node">Of a cluster, and the partitions that it may have.</param>
+    static WebApplication Build(Uri listen, PartitionDirectory directory, CurrencyEndpoints currencies, ViewHost views, (ClusterMap Map, PartitionHost? Host)? node, WalletServerOptions options)
     {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.WebHost.UseKestrelCore();
@@ -219,50 +269,84 @@ public sealed class WalletServer : IAsyncDisposable
         builder.Services.AddSingleton<IHostLifetime, SignalLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
         builder.Logging.SetMinimumLevel(LogLevel.None);
-        Metrics.Add(builder, router, views, partitionsCount, options.MeterName);
+        Metrics.Add(builder, directory, views, options.MeterName);
+        if (node is var (map, host))
+        {
+            if (host is not null) Node.AddSilo(builder, map, options.NodeAddress, host, options.Log);
+            else if (options.Role == NodeRole.Front) Node.AddClient(builder, map);
+        }
+
 
         WebApplication app = builder.Build();
         CancellationToken stopping = app.Lifetime.ApplicationStopping;
-        app.Use(next => http => GuardAsync(http, next, stopping, options.Log));
+        app.Use(next =>
+        {
+            // What other nodes send on comes in here.
+            directory.Endpoints = http =>
+            {
+                http.RequestServices = app.Services;
+                return AnswerAsync(http, next, options.Log);
+            };
+            return http => GuardAsync(http, next, options.Log);
+        });
         app.UseRouting();
         if (options.Role == NodeRole.Query) app.Use(next => http => http.GetEndpoint()?.Metadata.GetMetadata<NeedsPartitions>() is null ? next(http) : throw NodeRoles.ViewsOnly());
+        if (options.Role == NodeRole.Write) app.Use(next => http => !http.Request.Path.StartsWithSegments("/v1", StringComparison.Ordinal) || PartitionDirectory.IsSentOn(http) ? next(http) : throw NodeRoles.NoCallers());
+        if (node is not null)
+        {
+            app.Use(next => http =>
+            {
+                if (directory.IsElsewhere(http)) http.Features.Set(new PartitionDirectory.Kept());
+                return next(http);
+            });
+        }
+
         RouteGroupBuilder partitions = app.MapGroup("").WithMetadata(new NeedsPartitions());
-        new TransferEndpoints(router).Map(partitions);
-        ViewReads reads = new(views, partitionsCount);
-        new AccountEndpoints(router, reads, options.Role, TimeProvider.System).Map(partitions, app);
+        new TransferEndpoints(directory).Map(partitions);
+        ViewReads reads = new(views, directory.Count);
+        new AccountEndpoints(directory, reads, options.Role, TimeProvider.System).Map(partitions, app);
         new SearchEndpoints(reads).Map(app);
-        new CurrencyEndpoints(router).Map(partitions);
-        new EventEndpoints(router, stopping).Map(partitions);
-        new InDoubtEndpoints(router, TimeProvider.System).Map(partitions);
+        currencies.Map(partitions);
+        new EventEndpoints(directory, stopping).Map(partitions);
+        new InDoubtEndpoints(directory, TimeProvider.System).Map(partitions);
         OpenApi.Map(app);
         Metrics.Map(app);
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
-        app.MapGet("/readyz", http => ReadyAsync(http, router, options.Role == NodeRole.Query ? views : null, stopping));
+        app.MapGet("/readyz", http => ReadyAsync(http, directory, options.Role == NodeRole.Query ? views : null, stopping));
         return app;
     }
 
     /// <param name="views">Where they are all that it has.</param>
-    static Task ReadyAsync(HttpContext http, Router router, ViewHost? views, CancellationToken stopping)
+    static Task ReadyAsync(HttpContext http, PartitionDirectory directory, ViewHost? views, CancellationToken stopping)
     {
         if (stopping.IsCancellationRequested) throw Problem.From(RequestStatus.ShuttingDown, default);
         if (views?.Sources.FirstOrDefault(source => source.Fault is not null || source.Lag is null) is ViewSource source)
             throw new Problem("view_unavailable", $"The view {source.View.Name} is not ready: {source.Fault ?? "it is being filled"}.");
-        if (router.All.Any(partition => partition.Fault is not null)) throw Problem.From(RequestStatus.Unavailable, default);
-        if (!router.All.All(partition => partition.IsReady)) throw Problem.From(Ledger.Outcome.StorageFull, "");
+        if (directory.Hosted.Any(partition => partition.Fault is not null)) throw Problem.From(RequestStatus.Unavailable, default);
+        if (!directory.Hosted.All(partition => partition.IsReady)) throw Problem.From(Ledger.Outcome.StorageFull, "");
         return Answer.WriteAsync(http, 200, json => json.WriteString("status", "ready"));
     }
 
     /// <summary>Around every request: its id, who may call, and every problem as problem+json.</summary>
-    static async Task GuardAsync(HttpContext http, RequestDelegate next, CancellationToken stopping, Action<string> log)
-    {
-        http.Response.Headers["X-Request-Id"] = RequestId(http);
-        try
+    static Task GuardAsync(HttpContext http, RequestDelegate next, Action<string> log) => AnswerAsync(
+        http,
+        inner =>
         {
             // A web page that a name server points at this machine must not reach it with the caller's rights.
             if (!IsLoopbackName(http.Request.Host.Host))
                 throw new Problem("misdirected_request", $"The request names the host '{Query.Shorten(http.Request.Host.Host)}'; without authentication only loopback names are served.");
             if (http.Request.Headers.Origin is { Count: > 0 } origin && !IsLoopbackOrigin(origin.ToString()))
                 throw new Problem("forbidden", $"A page of '{Query.Shorten(origin.ToString())}' asked; without authentication only pages of this machine may.");
+            return next(inner);
+        },
+        log);
+
+    /// <summary>Every problem as problem+json, with the request's id.</summary>
+    static async Task AnswerAsync(HttpContext http, RequestDelegate next, Action<string> log)
+    {
+        http.Response.Headers["X-Request-Id"] = RequestId(http);
+        try
+        {
             await next(http);
             if (http.Response is { HasStarted: false, StatusCode: 404 }) throw new Problem("route_not_found", $"There is nothing at {Query.Shorten(http.Request.Path)}; README.md lists what there is.");
             if (http.Response is { HasStarted: false, StatusCode: 405 }) throw new Problem("method_not_allowed", $"{http.Request.Path} does not take {http.Request.Method}.");
@@ -271,6 +355,7 @@ public sealed class WalletServer : IAsyncDisposable
         {
             if (http.RequestAborted.IsCancellationRequested) return;
             Problem problem = e as Problem ?? FromFault(e, http, log);
+            PartitionDirectory.Note(http, problem);
             await Answer.WriteAsync(http, problem);
         }
         catch (Exception e) when (e is OperationCanceledException or IOException && http.RequestAborted.IsCancellationRequested)
@@ -308,7 +393,7 @@ public sealed class WalletServer : IAsyncDisposable
     static bool IsLoopbackName(string host) =>
         host is "localhost" or "127.0.0.1" or "[::1]" || host.EndsWith(".localhost", StringComparison.Ordinal) || (IPAddress.TryParse(host, out IPAddress? address) && IPAddress.IsLoopback(address));
 
-    /// <summary>Answers what is in flight, then leaves a snapshot.</summary>
+    /// <summary>Answers what is in flight, then leaves snapshots; a node hands its partitions to the others.</summary>
     public async ValueTask DisposeAsync()
     {
         if (_disposed) return;
@@ -316,10 +401,15 @@ public sealed class WalletServer : IAsyncDisposable
         await _app.StopAsync();
         await _spreading;
         await Views.DisposeAsync();
-        await EndCommitsAsync();
-        await Task.WhenAll(Partitions.Select(partition => partition.DisposeAsync().AsTask()));
+        if (_cluster is null)
+        {
+            await EndCommitsAsync();
+            await Task.WhenAll(Partitions.Select(partition => partition.DisposeAsync().AsTask()));
+        }
+
         await _app.DisposeAsync();
         _folder?.Dispose();
+        if (_links is not null) await _links.DisposeAsync();
         if (_cluster is not null) await _cluster.DisposeAsync();
     }
 

@@ -25,10 +25,12 @@ public sealed partial class ViewFeeder : ViewSource
     const int EventsPerBatchOfBusy = 16_384;
     static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500), Moment = TimeSpan.FromMilliseconds(50);
 
-    readonly IReadOnlyList<Partition> _partitions;
+    readonly Func<IReadOnlyList<Partition>> _fed;
     readonly Action<string> _log;
     readonly ulong[] _positions;
     readonly long[] _currentTicks;
+    volatile IReadOnlyList<Partition> _partitions = [];
+    volatile Checkpoint[] _seen;
     readonly JournalReader?[] _readers;
     readonly ViewBatch _batch = new();
     readonly Thread _thread;
@@ -40,15 +42,18 @@ public sealed partial class ViewFeeder : ViewSource
     /// <summary>When a writer was last seen at its limit.</summary>
     long _busyTicks = Stopwatch.GetTimestamp() - Stopwatch.Frequency;
 
-    public ViewFeeder(IView view, IReadOnlyList<Partition> partitions, Action<string> log)
-        : base(view)
+    /// <param name="partitionsCount">Of the view.</param>
+    /// <param name="fed">Those that are here, as they are when it is asked; other processes feed the others.</param>
+    public ViewFeeder(IView view, int partitionsCount, Func<IReadOnlyList<Partition>> fed, Action<string> log)
+        : base(view, partitionsCount)
     {
-        _partitions = partitions;
+        _fed = fed;
         _log = log;
-        _positions = new ulong[partitions.Count];
-        _currentTicks = new long[partitions.Count];
+        _seen = new Checkpoint[partitionsCount];
+        _positions = new ulong[partitionsCount];
+        _currentTicks = new long[partitionsCount];
         Array.Fill(_currentTicks, Stopwatch.GetTimestamp());
-        _readers = new JournalReader?[partitions.Count];
+        _readers = new JournalReader?[partitionsCount];
         _thread = new Thread(Run) { Name = $"view {view.Name}", IsBackground = true };
         _thread.Start();
     }
@@ -61,10 +66,11 @@ public sealed partial class ViewFeeder : ViewSource
 
     public override ulong Position(int partition) => Volatile.Read(ref _positions[partition]);
 
-    public override TimeSpan? Lag => _partitions.Select(partition => LagOf(partition.Number)).DefaultIfEmpty(TimeSpan.Zero).Max();
-
-    public override TimeSpan? LagOf(int partition) =>
-        _fault is null && Position(partition) >= _partitions[partition].FlushedSequence ? TimeSpan.Zero : Stopwatch.GetElapsedTime(Volatile.Read(ref _currentTicks[partition]));
+    public override TimeSpan? LagOf(int partition)
+    {
+        if (_partitions.FirstOrDefault(one => one.Number == partition) is not Partition here) return _seen[partition].Lag;
+        return _fault is null && Position(partition) >= here.FlushedSequence ? TimeSpan.Zero : Stopwatch.GetElapsedTime(Volatile.Read(ref _currentTicks[partition]));
+    }
 
     void Run()
     {
@@ -76,6 +82,7 @@ public sealed partial class ViewFeeder : ViewSource
                 ulong[] positions = View.Open();
                 for (int i = 0; i < positions.Length; i++) Volatile.Write(ref _positions[i], positions[i]);
                 CloseReaders();
+                _seen = View.Look();
                 if (_fault is not null) _log($"View {View.Name} is fed again.");
                 _fault = null;
                 Feed();
@@ -103,6 +110,15 @@ public sealed partial class ViewFeeder : ViewSource
         while (!_stopping)
         {
             bool any = false, isBehind = false;
+            IReadOnlyList<Partition> fed = _fed();
+            if (!fed.SequenceEqual(_partitions))
+            {
+                // From where the view is by now: another process fed it before.
+                bool isFirst = _partitions.Count == 0;
+                _partitions = fed;
+                if (!isFirst) return;
+            }
+
             long looked = (DateTimeOffset.UtcNow - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
             current.Clear();
             foreach (Partition partition in _partitions)
@@ -133,7 +149,7 @@ public sealed partial class ViewFeeder : ViewSource
                 else current.Add((number, _positions[number]));
             }
 
-            if (!isBehind && !_isComplete)
+            if (!isBehind && !_isComplete && fed.Count > 0)
             {
                 View.Complete();
                 _isComplete = true;
@@ -142,7 +158,9 @@ public sealed partial class ViewFeeder : ViewSource
             // Wiped, dropped, deleted or told to be rebuilt: where nothing is written, nothing else would show it.
             if (Environment.TickCount64 > nextLook)
             {
-                if (!Checkpoint.PositionsOf(View.Look()).AsSpan().SequenceEqual(_positions)) return;
+                _seen = View.Look();
+                if (_partitions.Any(partition => _seen[partition.Number].Position != _positions[partition.Number])) return;
+                foreach (int other in Enumerable.Range(0, _positions.Length).Except(_partitions.Select(partition => partition.Number))) Volatile.Write(ref _positions[other], _seen[other].Position);
                 nextLook = Environment.TickCount64 + LookIntervalMilliseconds;
             }
 

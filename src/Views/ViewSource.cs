@@ -31,11 +31,22 @@ public interface IView : IDisposable
 /// <param name="CurrentMicros">When there was no more than that, or than an earlier one, by the clock of who feeds it: microseconds since 1970, or 0 for never.</param>
 public readonly record struct Checkpoint(ulong Position, long CurrentMicros)
 {
+    /// <summary>By this machine's clock, how long ago that was; null for never.</summary>
+    public TimeSpan? Lag
+    {
+        get
+        {
+            if (CurrentMicros == 0) return null;
+            TimeSpan lag = DateTimeOffset.UtcNow - DateTimeOffset.UnixEpoch.AddMicroseconds(CurrentMicros);
+            return lag > TimeSpan.Zero ? lag : TimeSpan.Zero;
+        }
+    }
+
     public static ulong[] PositionsOf(Checkpoint[] checkpoints) => [.. checkpoints.Select(checkpoint => checkpoint.Position)];
 }
 
 /// <summary>A view, and how old it is: known to who feeds it (<see cref="ViewFeeder"/>), and to who looks at it (<see cref="ViewWatcher"/>).</summary>
-public abstract class ViewSource(IView view) : IAsyncDisposable
+public abstract class ViewSource(IView view, int partitionsCount) : IAsyncDisposable
 {
     public IView View { get; } = view;
 
@@ -49,7 +60,7 @@ public abstract class ViewSource(IView view) : IAsyncDisposable
     public abstract TimeSpan? LagOf(int partition);
 
     /// <summary>Of the partition that is furthest behind.</summary>
-    public abstract TimeSpan? Lag { get; }
+    public TimeSpan? Lag => Enumerable.Range(0, partitionsCount).Select(LagOf).Aggregate((one, other) => one is null || other is null ? null : one > other ? one : other);
 
     public abstract ValueTask DisposeAsync();
 }
@@ -68,7 +79,7 @@ public sealed class ViewWatcher : ViewSource
     volatile string? _fault;
 
     public ViewWatcher(IView view, int partitionsCount, Action<string> log)
-        : base(view)
+        : base(view, partitionsCount)
     {
         _checkpoints = new Checkpoint[partitionsCount];
         _looking = Task.Factory.StartNew(() => Run(log), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
@@ -78,16 +89,7 @@ public sealed class ViewWatcher : ViewSource
 
     public override ulong Position(int partition) => _checkpoints[partition].Position;
 
-    public override TimeSpan? LagOf(int partition) => LagOf(_checkpoints[partition]);
-
-    public override TimeSpan? Lag => _checkpoints.Select(LagOf).Aggregate((one, other) => one is null || other is null ? null : one > other ? one : other);
-
-    static TimeSpan? LagOf(Checkpoint checkpoint)
-    {
-        if (checkpoint.CurrentMicros == 0) return null;
-        TimeSpan lag = DateTimeOffset.UtcNow - DateTimeOffset.UnixEpoch.AddMicroseconds(checkpoint.CurrentMicros);
-        return lag > TimeSpan.Zero ? lag : TimeSpan.Zero;
-    }
+    public override TimeSpan? LagOf(int partition) => _checkpoints[partition].Lag;
 
     void Run(Action<string> log)
     {

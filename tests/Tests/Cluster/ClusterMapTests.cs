@@ -152,7 +152,7 @@ public sealed class ClusterMapTests(ZooKeeperServer zooKeeper, PostgreSqlServer 
     {
         Partition partition = Partition.Start(stores.Stores[0], 1, new PartitionOptions { RecoveryDelay = TimeSpan.FromMilliseconds(50), IsPatient = isPatient }, TimeProvider.System, log.Enqueue);
         partition.Connect([partition]);
-        stores.Tell([partition], null);
+        stores.Tell(() => [partition], null);
         return partition;
     }
 
@@ -309,11 +309,11 @@ public sealed class ClusterMapTests(ZooKeeperServer zooKeeper, PostgreSqlServer 
         string address = await MakeAsync("s1"), view = await postgreSql.NewDatabaseAsync();
         await using Partition first = Start(await StoresAsync(address), _log);
         await DepositAsync(first, "alice");
-        await using ViewFeeder one = new(new PostgreSqlView(view, "test", 1), [first], _log.Enqueue);
+        await using ViewFeeder one = new(new PostgreSqlView(view, "test", 1), 1, () => [first], _log.Enqueue);
         using CancellationTokenSource limit = new(TimeSpan.FromSeconds(30));
         while (one.Position(0) < first.FlushedSequence) await Task.Delay(10, limit.Token);
         await using Partition second = Start(await StoresAsync(address), _log);
-        await using ViewFeeder other = new(new PostgreSqlView(view, "test", 1), [second], _log.Enqueue);
+        await using ViewFeeder other = new(new PostgreSqlView(view, "test", 1), 1, () => [second], _log.Enqueue);
         await DepositAsync(second, "bob");
         // It finds that the view knows more than it does, asks whether it is still the owner, and hears that it is not.
         while (first.Fault is null || other.Position(0) < second.FlushedSequence) await Task.Delay(10, limit.Token);

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Collections.Concurrent;
 using Purse.Journal;
 using Purse.Ledger;
@@ -59,7 +60,8 @@ public sealed class PartitionTests
         while (disk.FlushesWaiting < 1) await Task.Delay(1);
         // The successor's epoch is written; both wait for their flush, and one of the two fails.
         Task<FileJournal> takingOver = Task.Run(() => FileJournal.Open(disk, 0, Journal, [], (in Block _) => { }));
-        while (disk.FlushesWaiting < 2) await Task.Delay(1);
+        // A segment that is made ahead waits, too.
+        while (disk.FlushesWaiting < 2 || EpochOf(disk) < 2) await Task.Delay(1);
         disk.FailFlushIn = 1;
         disk.FlushGate.Set();
         await begun;
@@ -79,6 +81,14 @@ public sealed class PartitionTests
         {
             // It was the successor's flush that failed.
         }
+    }
+
+    static ulong EpochOf(FaultyDisk disk)
+    {
+        using IDiskFile file = disk.Open("epoch", writable: false, create: false);
+        Span<byte> slots = stackalloc byte[4096 + 8];
+        file.Read(slots, 0);
+        return Math.Max(BinaryPrimitives.ReadUInt64LittleEndian(slots), BinaryPrimitives.ReadUInt64LittleEndian(slots[4096..]));
     }
 
     [Fact]

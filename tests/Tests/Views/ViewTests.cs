@@ -219,7 +219,7 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
 
         await using ViewWatcher watcher = new(Make("test"), Partitions, static _ => { });
         Assert.Null(watcher.Lag);
-        await using (ViewFeeder feeder = new(Make("test"), server.Server.Partitions, static _ => { }))
+        await using (ViewFeeder feeder = new(Make("test"), Partitions, () => server.Server.Partitions, static _ => { }))
         {
             await RunAsync(server, seed: 11, commands: 20);
             await ShownAsync(server.Server.Partitions, feeder, watcher);
@@ -274,7 +274,7 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
     {
         await using TestServer server = await StartAsync();
         string database = await postgreSql.NewDatabaseAsync();
-        await using ViewFeeder fed = new(new PostgreSqlView(database, "test", Partitions), server.Server.Partitions, static _ => { });
+        await using ViewFeeder fed = new(new PostgreSqlView(database, "test", Partitions), Partitions, () => server.Server.Partitions, static _ => { });
         await RunAsync(server, seed: 2);
         ViewSource sqlite = await FeederOf(server);
         await ShownAsync(server.Server.Partitions, fed, sqlite);
@@ -364,8 +364,8 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
     {
         await using TestServer server = await StartAsync();
         string database = await postgreSql.NewDatabaseAsync();
-        await using ViewFeeder one = new(new PostgreSqlView(database, "test", Partitions), server.Server.Partitions, static _ => { });
-        await using ViewFeeder other = new(new PostgreSqlView(database, "test", Partitions), server.Server.Partitions, static _ => { });
+        await using ViewFeeder one = new(new PostgreSqlView(database, "test", Partitions), Partitions, () => server.Server.Partitions, static _ => { });
+        await using ViewFeeder other = new(new PostgreSqlView(database, "test", Partitions), Partitions, () => server.Server.Partitions, static _ => { });
         await RunAsync(server, seed: 3, commands: 150);
         await ShownAsync(server.Server.Partitions, await FeederOf(server));
         await ShownAgainAsync(server, one, other);
@@ -379,7 +379,7 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
         string database = await postgreSql.NewDatabaseAsync();
         await using (TestServer before = await StartAsync())
         {
-            await using ViewFeeder feeder = new(new PostgreSqlView(database, "before", Partitions), before.Server.Partitions, static _ => { });
+            await using ViewFeeder feeder = new(new PostgreSqlView(database, "before", Partitions), Partitions, () => before.Server.Partitions, static _ => { });
             await RunAsync(before, seed: 4, commands: 50);
             await ShownAsync(before.Server.Partitions, feeder);
         }
@@ -388,7 +388,7 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
         {
             await using TestServer server = await StartAsync();
             await server.OpenAsync("alice");
-            await using ViewFeeder feeder = new(new PostgreSqlView(database, id, Partitions), server.Server.Partitions, static _ => { });
+            await using ViewFeeder feeder = new(new PostgreSqlView(database, id, Partitions), Partitions, () => server.Server.Partitions, static _ => { });
             await ShownAgainAsync(server, feeder);
             Assert.Equal(["alice"], (await ((SqlView)feeder.View).FindAccountsAsync("", "", 10, CancellationToken.None)).Select(account => account.Account));
         }
@@ -467,7 +467,7 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
         ConnectionMultiplexer[] clients = [plain, plainSecond];
         await using TestServer server = await StartAsync();
         Load load = await RunAsync(server, seed: 6, commands: 150);
-        await using (ViewHost host = new(Partitions, view => new ViewFeeder(view, server.Server.Partitions, static _ => { })))
+        await using (ViewHost host = new(Partitions, view => new ViewFeeder(view, Partitions, () => server.Server.Partitions, static _ => { })))
         {
             await host.ServeAsync("test", null, [first.Address]);
             await CheckAsync(host, 1);
@@ -501,7 +501,7 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
         }
 
         // Of another cluster: nothing of this one is left.
-        await using ViewHost stranger = new(Partitions, static view => new ViewFeeder(view, [], static _ => { }));
+        await using ViewHost stranger = new(Partitions, static view => new ViewFeeder(view, Partitions, static () => [], static _ => { }));
         await stranger.ServeAsync("stranger", null, [first.Address]);
         using CancellationTokenSource limit = new(TimeSpan.FromSeconds(20));
         while (plain.GetServers()[0].Keys(pattern: "balance:*").Any()) await Task.Delay(20, limit.Token);

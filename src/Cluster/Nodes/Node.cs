@@ -1,0 +1,137 @@
+using System.Net;
+using System.Net.Sockets;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Orleans.Configuration;
+using Orleans.Hosting;
+using Orleans.Messaging;
+using Orleans.Runtime;
+
+namespace Purse.Cluster.Nodes;
+
+/// <summary>A node of the cluster: an Orleans silo that hosts partitions, or a client of those that do. Who lives is in ZooKeeper.</summary>
+public static class Node
+{
+    const string ServiceId = "purse";
+
+    /// <summary>How soon what is known of the other nodes is looked up again.</summary>
+    static readonly TimeSpan RefreshInterval = TimeSpan.FromSeconds(2);
+
+    /// <summary>
+    /// A node that is killed is noticed by its connections, one that hangs by three probes in a row that are not answered. One vote is enough: with two
+    /// nodes there is no other, and a false one costs a take-over, never a transfer.
+    /// </summary>
+    static readonly TimeSpan ProbeTimeout = TimeSpan.FromSeconds(1);
+    const int ProbesMissedMax = 3;
+
+    /// <summary>A batch to a partition is taken at once; one that is not is asked again.</summary>
+    static readonly TimeSpan CallTimeout = TimeSpan.FromSeconds(5);
+
+    /// <param name="address">Where other nodes reach this one; port 0 takes a free one, and the next free one for clients.</param>
+    public static void AddSilo(IHostApplicationBuilder builder, ClusterMap map, IPEndPoint address, PartitionHost host, Action<string> log)
+    {
+        (int siloPort, int gatewayPort) = address.Port == 0 ? (FreePort(address.Address), FreePort(address.Address)) : (address.Port, address.Port + 1);
+        builder.UseOrleans(silo =>
+        {
+            silo.Configure<ClusterOptions>(options => (options.ClusterId, options.ServiceId) = (map.Settings.Id, ServiceId));
+            silo.Configure<EndpointOptions>(options =>
+            {
+                (options.AdvertisedIPAddress, options.SiloPort, options.GatewayPort) = (address.Address, siloPort, gatewayPort);
+                (options.SiloListeningEndpoint, options.GatewayListeningEndpoint) = (new IPEndPoint(address.Address, siloPort), new IPEndPoint(address.Address, gatewayPort));
+            });
+            silo.Configure<ClusterMembershipOptions>(options =>
+            {
+                options.ProbeTimeout = ProbeTimeout;
+                options.NumMissedProbesLimit = ProbesMissedMax;
+                options.NumVotesForDeathDeclaration = 1;
+                options.TableRefreshTimeout = RefreshInterval;
+                options.IAmAliveTablePublishTimeout = RefreshInterval;
+                options.DefunctSiloExpiration = TimeSpan.FromMinutes(10);
+                options.DefunctSiloCleanupPeriod = TimeSpan.FromMinutes(1);
+            });
+            silo.Configure<SiloMessagingOptions>(options => options.ResponseTimeout = options.SystemResponseTimeout = CallTimeout);
+            silo.Services.AddSingleton<IMembershipTable>(_ => map.Membership());
+            silo.Services.AddSingleton(host);
+            silo.Services.AddSingleton<IFatalErrorHandler>(services => new EvictedHandler(services.GetRequiredService<IHostApplicationLifetime>(), log));
+            silo.AddPlacementDirector<PartitionPlacement, PartitionPlacementDirector>();
+            silo.Services.AddHostedService<Keeper>();
+        });
+    }
+
+    public static void AddClient(IHostApplicationBuilder builder, ClusterMap map) => builder.UseOrleansClient(client =>
+    {
+        client.Configure<ClusterOptions>(options => (options.ClusterId, options.ServiceId) = (map.Settings.Id, ServiceId));
+        client.Configure<GatewayOptions>(options => options.GatewayListRefreshPeriod = RefreshInterval);
+        client.Configure<ClientMessagingOptions>(options => options.ResponseTimeout = CallTimeout);
+        client.Services.AddSingleton<IGatewayListProvider>(_ => map.Gateways(RefreshInterval));
+        // There is none yet, or none any more for a moment.
+        client.UseConnectionRetryFilter(async (_, cancellation) =>
+        {
+            await Task.Delay(500, cancellation);
+            return true;
+        });
+    });
+
+    static int FreePort(IPAddress address)
+    {
+        using TcpListener listener = new(address, 0);
+        listener.Start();
+        return ((IPEndPoint)listener.LocalEndpoint).Port;
+    }
+
+    /// <summary>A node that hung, and was taken for dead, hears it when it goes on. It ends: another has its partitions, and its journals are fenced.</summary>
+    sealed class EvictedHandler(IHostApplicationLifetime lifetime, Action<string> log) : IFatalErrorHandler
+    {
+        public bool IsUnexpected(Exception exception) => false;
+
+        public void OnFatalException(object? sender = null, string? context = null, Exception? exception = null)
+        {
+            log($"This node ends: {context} {exception?.Message}");
+            Environment.ExitCode = 1;
+            lifetime.StopApplication();
+        }
+    }
+}
+
+/// <summary>
+/// Calls every partition now and then, so that each is on some node: a commit under way and a hold that is due go on without traffic. Hands on what
+/// belongs to another node, once the nodes have been the same for a while.
+/// </summary>
+sealed class Keeper(IGrainFactory grains, PartitionHost host, ISiloStatusOracle silos) : BackgroundService
+{
+    static readonly TimeSpan Interval = TimeSpan.FromSeconds(1), StableAfter = TimeSpan.FromSeconds(5);
+
+    protected override async Task ExecuteAsync(CancellationToken stoppingToken)
+    {
+        string known = "";
+        long since = Environment.TickCount64;
+        while (!stoppingToken.IsCancellationRequested)
+        {
+            await Task.Delay(Interval, stoppingToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (stoppingToken.IsCancellationRequested) return;
+            // One that does not answer keeps no other waiting.
+            for (int number = 0; number < host.PartitionsCount; number++) _ = KeepAsync(number);
+            SiloAddress[] active = [.. silos.GetApproximateSiloStatuses(onlyActive: true).Keys.Order()];
+            string now = string.Join(' ', active.Select(silo => silo.ToParsableString()));
+            if (now != known) (known, since) = (now, Environment.TickCount64);
+            if (active.Length == 0 || Environment.TickCount64 - since < StableAfter.TotalMilliseconds) continue;
+            foreach (HostedPartition hosted in host.Hosted)
+            {
+                // Not while it recovers: handing it on in the middle of that takes longer than leaving it.
+                if (hosted.Starting.IsCompletedSuccessfully && !PartitionPlacement.Assign(hosted.Number, host.PartitionsCount, active).Equals(silos.SiloAddress)) hosted.Release($"partition {hosted.Number} belongs to another node");
+            }
+        }
+    }
+
+    async Task KeepAsync(int number)
+    {
+        try
+        {
+            await grains.GetGrain<IPartitionGrain>(number).KeepAsync();
+        }
+        catch (Exception)
+        {
+            // It is looked at again.
+        }
+    }
+}
