@@ -42,9 +42,10 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         JsonElement up = await PurseProcess.JsonAsync("cluster", "up", "--local", "--folder", Folder, "--partitions", $"{Partitions}");
         Environment.SetEnvironmentVariable("PGPASSFILE", LocalCluster.PasswordsOf(Folder).Value);
         _cluster = LocalCluster.Open(Folder);
+        _nodes = [.. _cluster.Processes.Where(process => process.Role is "wallet" or "front").Select(process => process.Address)];
         Assert.Equal(Folder, up.GetProperty("folder").GetString());
         Assert.Equal(
-            ["zookeeper", "zookeeper", "zookeeper", "postgres", "standby", "postgres", "postgres", "redis", "redis", "wallet"],
+            ["zookeeper", "zookeeper", "zookeeper", "postgres", "standby", "postgres", "postgres", "redis", "redis", "wallet", "wallet", "wallet", "front"],
             up.GetProperty("processes").EnumerateArray().Select(process => process.GetProperty("role").GetString()));
         foreach (JsonElement process in up.GetProperty("processes").EnumerateArray())
         {
@@ -60,7 +61,12 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         _folder.Dispose();
     }
 
-    Uri Wallet(string path) => new(_cluster.Of("wallet-1").Address + path);
+    string[] _nodes = [];
+
+    /// <summary>Any node takes any request.</summary>
+    Uri Node(string path) => new(_nodes[Random.Shared.Next(_nodes.Length)] + path);
+
+    string Logs() => string.Join('\n', _cluster.Processes.ToArray().Where(process => process.Role is "wallet" or "front").Select(process => $"{process.Name}:\n{LocalProcess.LogOf(Path.Combine(Folder, process.Name))}"));
 
     [Fact]
     public async Task Whatever_fails_nothing_is_lost_nothing_is_there_twice_and_writes_go_on()
@@ -107,11 +113,21 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             await MoveAsync(0, "s2");
             await MoveAsync(0, "s1");
         });
-        await UnderLoadAsync("the wallet is killed", [.. Enumerable.Range(0, Partitions)], async () =>
+        await UnderLoadAsync("a wallet node is killed", All, () => KillAsync("wallet-1"));
+        await UnderLoadAsync("a wallet node is killed and stays away", All, async () =>
         {
-            await LocalProcess.SignalAsync(_cluster.Of("wallet-1").Pid, "KILL");
+            await LocalProcess.SignalAsync(_cluster.Of("wallet-2").Pid, "KILL");
+            await GoesOnAsync("without wallet-2");
+        });
+        if (!_cluster.IsRunning(_cluster.Of("wallet-2"))) await StartAgainAsync("wallet-2");
+        await UnderLoadAsync("a wallet node hangs until the others have its partitions, and goes on", All, HangAsync);
+        await UnderLoadAsync("a front is killed", [], () => KillAsync("front-1"));
+        await UnderLoadAsync("all wallet nodes are restarted one by one", All, RestartAllAsync);
+        await UnderLoadAsync("all wallet nodes are killed", All, async () =>
+        {
+            foreach (string name in Wallets) await LocalProcess.SignalAsync(_cluster.Of(name).Pid, "KILL");
             await CheckWithoutWalletAsync(query);
-            await StartAgainAsync("wallet-1");
+            foreach (string name in Wallets) await StartAgainAsync(name);
         });
         await FillDiskAsync();
         await UnderLoadAsync("the views are rebuilt", [], () => PurseAsync("views", "rebuild", "--cluster", _cluster.Cluster));
@@ -198,6 +214,35 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         await _cluster.WaitAsync(name);
     }
 
+    static readonly int[] All = [.. Enumerable.Range(0, Partitions)];
+    static readonly string[] Wallets = ["wallet-1", "wallet-2", "wallet-3"];
+
+    /// <summary>Others take its partitions while it can neither know nor say so; when it goes on it hears of it, and ends.</summary>
+    async Task HangAsync()
+    {
+        LocalClusterProcess node = _cluster.Of("wallet-3");
+        await LocalProcess.SignalAsync(node.Pid, "STOP");
+        await GoesOnAsync("while wallet-3 hangs");
+        await LocalProcess.SignalAsync(node.Pid, "CONT");
+        await Task.Delay(2000);
+        // What it had in hand is refused by the journals, whoever notices first.
+        for (Stopwatch watch = Stopwatch.StartNew(); _cluster.IsRunning(node); await Task.Delay(50)) Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), $"wallet-3 was evicted, and goes on: {LocalProcess.LogOf(Path.Combine(Folder, "wallet-3"))}");
+        await StartAgainAsync("wallet-3");
+    }
+
+    /// <summary>As an upgrade does it: nobody's request fails.</summary>
+    async Task RestartAllAsync()
+    {
+        _failed.Clear();
+        foreach (string name in Wallets)
+        {
+            await LocalProcess.SignalAsync(_cluster.Of(name).Pid, "TERM");
+            await StartAgainAsync(name);
+        }
+
+        Assert.Empty(_failed);
+    }
+
     async Task KillAsync(string name)
     {
         await LocalProcess.SignalAsync(_cluster.Of(name).Pid, "KILL");
@@ -274,10 +319,10 @@ public sealed class ClusterFaultTests : IAsyncLifetime
                     }
                 }
 
-                for (Stopwatch watch = Stopwatch.StartNew(); await StatusAsync("/readyz") == 200; await Task.Delay(20)) Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), "the disk is full, and nobody says so");
+                for (Stopwatch watch = Stopwatch.StartNew(); await AreReadyAsync(); await Task.Delay(20)) Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), "the disk is full, and nobody says so");
                 // What is there is answered, as soon as its writer has begun anew; the other partitions take writes.
                 for (Stopwatch watch = Stopwatch.StartNew(); await StatusAsync($"/v1/wallet/accounts/{_accounts[5][0]}") != 200; await Task.Delay(20)) Assert.True(watch.Elapsed < TimeSpan.FromSeconds(30), "the disk is full, and reads are not answered");
-                Assert.NotEqual(200, await StatusAsync("/readyz"));
+                Assert.False(await AreReadyAsync());
                 _ = await GetAsync($"/v1/wallet/accounts/{_accounts[2][0]}");
                 long[] before = [.. _counts];
                 await Task.Delay(1000);
@@ -296,8 +341,20 @@ public sealed class ClusterFaultTests : IAsyncLifetime
 
     async Task<int> StatusAsync(string path)
     {
-        using HttpResponseMessage answer = await _http.GetAsync(Wallet(path));
+        using HttpResponseMessage answer = await _http.GetAsync(Node(path));
         return (int)answer.StatusCode;
+    }
+
+    /// <summary>Whether every node with partitions takes writes.</summary>
+    async Task<bool> AreReadyAsync()
+    {
+        foreach (string node in _nodes)
+        {
+            using HttpResponseMessage answer = await _http.GetAsync(new Uri($"{node}/readyz"));
+            if (!answer.IsSuccessStatusCode) return false;
+        }
+
+        return true;
     }
 
     static async Task<bool> RunAsync(string program, params string[] arguments)
@@ -343,7 +400,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
     {
         long[] before = [.. _counts];
         for (Stopwatch watch = Stopwatch.StartNew(); _counts.Zip(before).Any(pair => pair.First < pair.Second + 20); await Task.Delay(10))
-            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), $"{when}, writes do not go on: {string.Join(' ', _counts.Zip(before, (now, then) => now - then))}\n{LocalProcess.LogOf(Path.Combine(Folder, "wallet-1"))}");
+            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), $"{when}, writes do not go on: {string.Join(' ', _counts.Zip(before, (now, then) => now - then))}\n{Logs()}");
     }
 
     async Task LoadAsync(int client, CancellationToken end)
@@ -353,7 +410,9 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         {
             int partition = client < Partitions ? client : random.Next(Partitions), other = client < Partitions ? client : (partition + 1 + random.Next(Partitions - 1)) % Partitions;
             int from = random.Next(AccountsEach), to = (from + 1 + random.Next(AccountsEach - 1)) % AccountsEach;
-            await TransferAsync(_accounts[partition][from], _accounts[other][to], 1 + random.Next(3));
+            string position = await TransferAsync(_accounts[partition][from], _accounts[other][to], 1 + random.Next(3));
+            // From any node, what was acknowledged is there: reads never go back in time.
+            if (random.Next(20) == 0) await CheckReadAsync(_accounts[partition][from], partition, position);
             long now = Stopwatch.GetTimestamp(), before = _lastTicks[client];
             if (before != 0) _longestTicks[client] = Math.Max(_longestTicks[client], now - before);
             _lastTicks[client] = now;
@@ -362,11 +421,18 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         }
     }
 
-    async Task TransferAsync(string from, string to, int amount)
+    async Task CheckReadAsync(string account, int partition, string written)
+    {
+        string read = (await GetAsync($"/v1/wallet/accounts/{account}/balance?currency=USD")).GetProperty("position").GetString()!;
+        ulong Of(string position) => ulong.Parse(position.Split(',').First(part => part.StartsWith($"{partition}:", StringComparison.Ordinal)).Split(':')[1], CultureInfo.InvariantCulture);
+        Assert.True(Of(read) >= Of(written), $"{account} was written at {written}, and is read as of {read}");
+    }
+
+    async Task<string> TransferAsync(string from, string to, int amount)
     {
         Guid id = Guid.NewGuid();
         JsonElement answer = await SendAsync("/v1/wallet/balance_transfer", $$"""{"from_account":"{{from}}","to_account":"{{to}}","amount":"{{amount}}.00","currency":"USD","transaction_id":"{{id}}"}""");
-        _acknowledged[id] = answer.GetProperty("position").GetString()!;
+        return _acknowledged[id] = answer.GetProperty("position").GetString()!;
     }
 
     /// <summary>The same again until it is answered for good, as a careful caller does.</summary>
@@ -375,33 +441,53 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         string last = "";
         for (Stopwatch watch = Stopwatch.StartNew(); ; await Task.Delay(10))
         {
-            Assert.True(watch.Elapsed < TimeSpan.FromMinutes(2), $"no answer for two minutes, in the end: {last}\n{LocalProcess.LogOf(Path.Combine(Folder, "wallet-1"))}");
+            Assert.True(watch.Elapsed < TimeSpan.FromMinutes(2), $"no answer for two minutes, in the end: {last}\n{Logs()}");
             try
             {
-                using HttpRequestMessage request = new(HttpMethod.Post, Wallet(path)) { Content = new StringContent(body, Encoding.UTF8, new MediaTypeHeaderValue("application/json")) };
+                using HttpRequestMessage request = new(HttpMethod.Post, Node(path)) { Content = new StringContent(body, Encoding.UTF8, new MediaTypeHeaderValue("application/json")) };
                 request.Headers.Add("X-Request-Timeout-Ms", "2000");
                 using HttpResponseMessage answer = await _http.SendAsync(request);
                 last = await answer.Content.ReadAsStringAsync();
-                if ((int)answer.StatusCode is 202 or >= 500) continue;
+                if ((int)answer.StatusCode is 202 or >= 500)
+                {
+                    _failed.Enqueue($"{(int)answer.StatusCode} {last}");
+                    continue;
+                }
+
                 Assert.True(answer.IsSuccessStatusCode, $"{body}\n{last}");
                 return JsonDocument.Parse(last).RootElement;
             }
             catch (Exception e) when (e is HttpRequestException or TaskCanceledException)
             {
                 last = e.Message;
+                // One that is not there: any other takes it.
+                if (e is not HttpRequestException { HttpRequestError: HttpRequestError.ConnectionError }) _failed.Enqueue(e.ToString());
             }
         }
     }
+
+    /// <summary>Requests that were begun, and were not answered with what came of them.</summary>
+    readonly ConcurrentQueue<string> _failed = new();
 
     /// <summary>Also a read is sent again where its partition is just taken over.</summary>
     async Task<JsonElement> GetAsync(string path)
     {
         for (Stopwatch watch = Stopwatch.StartNew(); ; await Task.Delay(20))
         {
-            using HttpResponseMessage answer = await _http.GetAsync(Wallet(path));
-            string text = await answer.Content.ReadAsStringAsync();
-            if (answer.IsSuccessStatusCode) return JsonDocument.Parse(text).RootElement;
-            Assert.True((int)answer.StatusCode == 503 && watch.Elapsed < TimeSpan.FromSeconds(15), $"{path}: {text}\n{LocalProcess.LogOf(Path.Combine(Folder, "wallet-1"))}");
+            string text;
+            try
+            {
+                using HttpResponseMessage answer = await _http.GetAsync(Node(path));
+                text = await answer.Content.ReadAsStringAsync();
+                if (answer.IsSuccessStatusCode) return JsonDocument.Parse(text).RootElement;
+                Assert.InRange((int)answer.StatusCode, 503, 504);
+            }
+            catch (HttpRequestException e)
+            {
+                text = e.Message;
+            }
+
+            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(15), $"{path}: {text}\n{Logs()}");
         }
     }
 

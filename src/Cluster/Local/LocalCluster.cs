@@ -19,7 +19,10 @@ public sealed record LocalClusterProcess(string Name, string Role, int Pid, stri
 public sealed record LocalCluster(string Folder, string Cluster, List<LocalClusterProcess> Processes)
 {
     const string StateFile = "cluster.json", PasswordFile = "pgpass";
-    const int ZooKeepers = 3, Stores = 3, RedisNodes = 2;
+    const int ZooKeepers = 3, Stores = 3, RedisNodes = 2, Wallets = 3;
+
+    /// <summary>Processes of this program.</summary>
+    static bool IsNode(string role) => role is "wallet" or "front";
 
     /// <summary>Of the journals' user, the view's, and the servers' own; none may do what another does.</summary>
     const string JournalUser = "purse_journal", ViewUser = "purse_view";
@@ -55,7 +58,7 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
     static async Task<LocalCluster> UpAgainAsync(LocalCluster cluster, Action<string> progress)
     {
         if (!cluster.Processes.Exists(process => process.Role == "wallet")) throw new IOException($"The cluster in {cluster.Folder} was never whole. Remove the folder.");
-        foreach (IGrouping<bool, string> some in cluster.Processes.ToLookup(process => process.Role == "wallet", process => process.Name))
+        foreach (IGrouping<bool, string> some in cluster.Processes.ToLookup(process => IsNode(process.Role), process => process.Name))
         {
             foreach (string name in some.Where(name => !cluster.IsRunning(cluster.Of(name))))
             {
@@ -100,7 +103,7 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
                 return await LocalZooKeeper.ModeAsync(process.Port) is not null;
             case "redis":
                 return await LocalRedis.IsReadyAsync(process.Port);
-            case "wallet":
+            case "wallet" or "front":
                 try
                 {
                     using HttpResponseMessage ready = await http.GetAsync(new Uri($"{process.Address}/readyz"));
@@ -163,11 +166,13 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
             redis.Add(node.Address);
         }
 
-        progress("The map in ZooKeeper, and a wallet");
+        progress("The map in ZooKeeper, three wallet nodes and a front");
         await ClusterMap.InitAsync(cluster.Cluster, partitionsCount, static _ => { });
         await using (ClusterMap map = await ClusterMap.OpenAsync(cluster.Cluster, static _ => { }))
             await map.ChangeAsync(settings => settings with { Stores = stores, Partitions = [.. Enumerable.Range(0, partitionsCount).Select(number => stores.Keys.ElementAt(number % stores.Count))], Redis = [.. redis], View = view });
-        await cluster.StartWalletAsync("wallet-1", program);
+        for (int i = 0; i < Wallets; i++) cluster.StartNode($"wallet-{i + 1}", "wallet", "all", program);
+        cluster.StartNode("front-1", "front", "front", program);
+        foreach (LocalClusterProcess node in cluster.Processes.FindAll(process => IsNode(process.Role))) await cluster.WaitAsync(node.Name);
         return cluster;
     }
 
@@ -181,16 +186,16 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
         await server.ExecuteAsync($"revoke connect, temporary on database {name} from public");
     }
 
-    async Task StartWalletAsync(string name, string[] program)
+    /// <param name="nodeRole">As <c>purse serve --role</c> takes it.</param>
+    void StartNode(string name, string role, string nodeRole, string[] program)
     {
         string own = Path.Combine(Folder, name);
         Directory.CreateDirectory(own);
         string address = $"http://127.0.0.1:{LocalProcess.FreePort()}";
         KeyValuePair<string, string> passwords = PasswordsOf(Folder);
-        string[] command = ["env", $"{passwords.Key}={passwords.Value}", .. program, "serve", "--cluster", Cluster, "--listen", address];
+        string[] command = ["env", $"{passwords.Key}={passwords.Value}", .. program, "serve", "--cluster", Cluster, "--role", nodeRole, "--listen", address];
         using Process process = LocalProcess.Start(own, command);
-        Add(name, "wallet", process.Id, address, command);
-        await WaitAsync(name);
+        Add(name, role, process.Id, address, command);
     }
 
     /// <summary>Known as soon as it runs: whatever fails later, it can be ended.</summary>
