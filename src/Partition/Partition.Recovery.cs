@@ -124,6 +124,7 @@ public sealed partial class Partition
         {
             if (cause is not IOException || cause is FencedException or JournalDamagedException)
             {
+                IsDeposed = cause is FencedException;
                 _log($"Partition {Number} stays down until the server is restarted.");
                 return false;
             }

@@ -118,6 +118,9 @@ public sealed partial class Partition : IAsyncDisposable
     /// <summary>Null while the partition serves; else what stopped it.</summary>
     public Exception? Fault => _fault;
 
+    /// <summary>Another writer has its journal: this one is over.</summary>
+    public bool IsDeposed { get; private set; }
+
     /// <summary>It was stopped, or failed for good: it answers nothing any more.</summary>
     public Task Ended => _stopped.Task;
 

@@ -269,6 +269,7 @@ public sealed class WalletServer : IAsyncDisposable
         builder.Services.AddSingleton<IHostLifetime, SignalLifetime>();
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
         builder.Logging.SetMinimumLevel(LogLevel.None);
+        if (node is not null) builder.Logging.AddProvider(new OrleansLog(options.Log)).AddFilter<OrleansLog>("Orleans.Runtime.MembershipService", LogLevel.Warning);
         Metrics.Add(builder, directory, views, options.MeterName);
         if (node is var (map, host))
         {

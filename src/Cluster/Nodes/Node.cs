@@ -21,7 +21,7 @@ public static class Node
     /// A node that is killed is noticed by its connections, one that hangs by three probes in a row that are not answered. One vote is enough: with two
     /// nodes there is no other, and a false one costs a take-over, never a transfer.
     /// </summary>
-    static readonly TimeSpan ProbeTimeout = TimeSpan.FromSeconds(1);
+    static readonly TimeSpan ProbeTimeout = TimeSpan.FromSeconds(1), ProbeTimeoutMax = TimeSpan.FromSeconds(2);
     const int ProbesMissedMax = 3;
 
     /// <summary>A batch to a partition is taken at once; one that is not is asked again.</summary>
@@ -42,6 +42,7 @@ public static class Node
             silo.Configure<ClusterMembershipOptions>(options =>
             {
                 options.ProbeTimeout = ProbeTimeout;
+                options.MaxProbeTimeout = ProbeTimeoutMax;
                 options.NumMissedProbesLimit = ProbesMissedMax;
                 options.NumVotesForDeathDeclaration = 1;
                 options.TableRefreshTimeout = RefreshInterval;
@@ -86,7 +87,7 @@ public static class Node
 
         public void OnFatalException(object? sender = null, string? context = null, Exception? exception = null)
         {
-            log($"This node ends: {context} {exception?.Message}");
+            log("This node was taken for dead, and others have its partitions: it ends. Start it again.");
             Environment.ExitCode = 1;
             lifetime.StopApplication();
         }

@@ -68,7 +68,7 @@ public sealed class PartitionHost(int partitionsCount, Func<int, Partition> star
                 _ = partition.Ended.ContinueWith(
                     _ =>
                     {
-                        if (partition.Fault is FencedException) hosted.Release($"partition {hosted.Number} has another writer");
+                        if (partition.IsDeposed) hosted.Release($"partition {hosted.Number} has another writer");
                     },
                     TaskScheduler.Default);
                 return partition;

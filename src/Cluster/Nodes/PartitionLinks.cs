@@ -133,7 +133,8 @@ public sealed class PartitionLinks : IMailbox, IAsyncDisposable
             try
             {
                 (IGrainFactory grains, IMailbox mailbox) = _orleans.Value;
-                await grains.GetGrain<IPartitionGrain>(link.Partition).AcceptAsync(frames.WrittenSpan.ToArray(), mailbox);
+                // It is taken at once, or its node is gone; Orleans would wait for it until a call's time is over.
+                await grains.GetGrain<IPartitionGrain>(link.Partition).AcceptAsync(frames.WrittenSpan.ToArray(), mailbox).AsTask().WaitAsync(AskAgainAfter);
                 long now = Environment.TickCount64;
                 foreach (Ask ask in asked) Volatile.Write(ref ask.AskedTicks, now);
             }

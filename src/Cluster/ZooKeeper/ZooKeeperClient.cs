@@ -57,13 +57,10 @@ public sealed class ZooKeeperClient : IAsyncDisposable
     {
         public NetworkStream Stream { get; } = new(socket, ownsSocket: true);
 
+        /// <summary>Never disposed: whoever waits for it when the connection ends would wait for ever.</summary>
         public SemaphoreSlim Writing { get; } = new(1, 1);
 
-        public void Dispose()
-        {
-            Stream.Dispose();
-            Writing.Dispose();
-        }
+        public void Dispose() => Stream.Dispose();
     }
 
     /// <param name="servers"><c>host:port,host:port/path</c>: everything is below the path, which must be there.</param>
@@ -251,6 +248,8 @@ public sealed class ZooKeeperClient : IAsyncDisposable
         {
             Connection connection = await _connected.Task.WaitAsync(either.Token);
             Asked? asked = await SendAsync(connection, type, body.Written, onAnswer);
+            // Whoever reads the connection has yet to notice that it is over.
+            if (asked is null) await Task.Delay(10, either.Token);
             (ZooKeeperCode code, byte[] frame) = asked is null ? (ZooKeeperCode.ConnectionLoss, []) : await asked.Answer.Task.WaitAsync(either.Token);
             if (code == ZooKeeperCode.ConnectionLoss && (isRead || asked is null)) continue;
             if (code != ZooKeeperCode.Ok && !(type == Multi && frame.Length > ReplyHeaderBytes)) throw new ZooKeeperException(code, what);
@@ -277,15 +276,7 @@ public sealed class ZooKeeperClient : IAsyncDisposable
     /// <summary>Null where nothing was sent.</summary>
     async Task<Asked?> SendAsync(Connection connection, int type, ReadOnlyMemory<byte> body, Action<ZooKeeperCode>? onAnswer = null)
     {
-        try
-        {
-            await connection.Writing.WaitAsync(_stop.Token);
-        }
-        catch (ObjectDisposedException)
-        {
-            return null;
-        }
-
+        await connection.Writing.WaitAsync(_stop.Token);
         Asked asked;
         try
         {
@@ -312,14 +303,7 @@ public sealed class ZooKeeperClient : IAsyncDisposable
         }
         finally
         {
-            try
-            {
-                connection.Writing.Release();
-            }
-            catch (ObjectDisposedException)
-            {
-                // The connection ended meanwhile.
-            }
+            connection.Writing.Release();
         }
 
         return asked;
