@@ -77,6 +77,8 @@ public sealed partial class Partition
                 _log($"Partition {Number}: stopped without a snapshot: {e.Message}");
             }
 
+            // What waits for a commit under way is answered by whoever serves the partition next.
+            serving.Core.Abandon();
             serving.JournalFault = new IOException("The partition was stopped.");
             serving.Journal.Dispose();
             serving.Readers.Dispose();
