@@ -349,8 +349,9 @@ public sealed class WalletServer : IAsyncDisposable
         try
         {
             await next(http);
-            if (http.Response is { HasStarted: false, StatusCode: 404 }) throw new Problem("route_not_found", $"There is nothing at {Query.Shorten(http.Request.Path)}; README.md lists what there is.");
-            if (http.Response is { HasStarted: false, StatusCode: 405 }) throw new Problem("method_not_allowed", $"{http.Request.Path} does not take {http.Request.Method}.");
+            // An answer says how long it is; where there is none, nobody was there.
+            if (http.Response is { ContentLength: null, HasStarted: false, StatusCode: 404 }) throw new Problem("route_not_found", $"There is nothing at {Query.Shorten(http.Request.Path)}; README.md lists what there is.");
+            if (http.Response is { ContentLength: null, HasStarted: false, StatusCode: 405 }) throw new Problem("method_not_allowed", $"{http.Request.Path} does not take {http.Request.Method}.");
         }
         catch (Exception e) when (!http.Response.HasStarted)
         {

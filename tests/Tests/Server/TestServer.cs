@@ -33,6 +33,18 @@ sealed class TestServer : IAsyncDisposable
 
     public bool HasViews { get; init; } = true;
 
+    /// <summary>Of one node among several; null for all there is in one process.</summary>
+    public string? Cluster { get; init; }
+
+    public NodeRole Role { get; init; }
+
+    public static async Task<TestServer> StartNodeAsync(string cluster, NodeRole role = NodeRole.All)
+    {
+        TestServer test = new() { Cluster = cluster, Role = role };
+        await test.RestartAsync();
+        return test;
+    }
+
     public static async Task<TestServer> StartAsync(IDisk? disk = null, Func<int, IDisk>? diskOf = null, int queuedCommandsMax = 65_536, int? partitionsCount = null, bool hasViews = true)
     {
         TestServer test = new() { Disk = disk is null ? diskOf : _ => disk, QueuedCommandsMax = queuedCommandsMax, PartitionsCount = partitionsCount, HasViews = hasViews };
@@ -46,7 +58,9 @@ sealed class TestServer : IAsyncDisposable
         await StopAsync();
         _server = await WalletServer.StartAsync(new WalletServerOptions
         {
-            DataFolder = Data,
+            DataFolder = Cluster is null ? Data : null,
+            Cluster = Cluster,
+            Role = Role,
             Listen = "http://127.0.0.1:0",
             PartitionsCount = PartitionsCount,
             HasViews = HasViews,
