@@ -12,6 +12,7 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 using Orleans;
+using Orleans.Dashboard;
 using Purse.Cluster;
 using Purse.Cluster.Nodes;
 using Purse.Journal;
@@ -273,7 +274,7 @@ public sealed class WalletServer : IAsyncDisposable
         Metrics.Add(builder, directory, views, options.MeterName);
         if (node is var (map, host))
         {
-            if (host is not null) Node.AddSilo(builder, map, options.NodeAddress, host, options.Log);
+            if (host is not null) Node.AddSilo(builder, map, options.NodeAddress, host, static silo => silo.AddDashboard(), options.Log);
             else if (options.Role == NodeRole.Front) Node.AddClient(builder, map);
         }
 
@@ -312,6 +313,7 @@ public sealed class WalletServer : IAsyncDisposable
         new InDoubtEndpoints(directory, TimeProvider.System).Map(partitions);
         OpenApi.Map(app);
         Metrics.Map(app);
+        if (node?.Host is not null) app.MapOrleansDashboard("/dashboard");
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
         app.MapGet("/readyz", http => ReadyAsync(http, directory, options.Role == NodeRole.Query ? views : null, stopping));
         return app;

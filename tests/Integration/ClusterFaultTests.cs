@@ -29,7 +29,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
     readonly string[][] _accounts = [.. Enumerable.Range(0, Partitions).Select(partition =>
         Enumerable.Range(0, 1000).Select(i => $"a{i}").Where(name => AccountName.Parse(name).PartitionOf(Partitions) == partition).Take(AccountsEach).ToArray())];
     readonly long[] _lastTicks = new long[Partitions + CrossClients], _longestTicks = new long[Partitions + CrossClients], _counts = new long[Partitions + CrossClients];
-    readonly HttpClient _http = new() { Timeout = TimeSpan.FromSeconds(20) };
+    readonly HttpClient _http = new() { Timeout = TimeSpan.FromSeconds(60) };
     readonly List<(string What, TimeSpan Concerned, TimeSpan Others)> _pauses = [];
     LocalCluster _cluster = null!;
 
@@ -242,7 +242,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
     async Task RestartAllAsync()
     {
         // What was asked before with less time.
-        _timeoutMilliseconds = 10_000;
+        _timeoutMilliseconds = 30_000;
         await Task.Delay(3000);
         _failed.Clear();
         foreach (string name in Wallets)
@@ -256,7 +256,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         _timeoutMilliseconds = 2000;
     }
 
-    /// <summary>Of a caller who would rather ask again; where nothing may fail, as long as a caller waits who says nothing.</summary>
+    /// <summary>Of a caller who would rather ask again; where nothing may fail, of one who has time: how long it took is measured.</summary>
     volatile int _timeoutMilliseconds = 2000;
 
     async Task KillAsync(string name)

@@ -27,8 +27,9 @@ public static class Node
     /// <summary>A batch to a partition is taken at once; one that is not is asked again.</summary>
     static readonly TimeSpan CallTimeout = TimeSpan.FromSeconds(5);
 
+    /// <param name="more">What the process adds to its silo.</param>
     /// <param name="address">Where other nodes reach this one; port 0 takes a free one, and the next free one for clients.</param>
-    public static void AddSilo(IHostApplicationBuilder builder, ClusterMap map, IPEndPoint address, PartitionHost host, Action<string> log)
+    public static void AddSilo(IHostApplicationBuilder builder, ClusterMap map, IPEndPoint address, PartitionHost host, Action<ISiloBuilder> more, Action<string> log)
     {
         (int siloPort, int gatewayPort) = address.Port == 0 ? (FreePort(address.Address), FreePort(address.Address)) : (address.Port, address.Port + 1);
         builder.UseOrleans(silo =>
@@ -63,6 +64,7 @@ public static class Node
             silo.Configure<GrainDirectoryOptions>(options => options.RangeLeaseDuration = TimeSpan.Zero);
             silo.AddPlacementDirector<PartitionPlacement, PartitionPlacementDirector>();
             silo.Services.AddHostedService<Keeper>();
+            more(silo);
         });
     }
 

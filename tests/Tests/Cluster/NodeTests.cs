@@ -147,7 +147,8 @@ public sealed class NodeTests(ZooKeeperServer zooKeeper, PostgreSqlServer postgr
         {
             for (int i = 0; !end.IsCancellationRequested; i++)
             {
-                Response answer = await front.TransferAsync(accounts[client], accounts[(client + 1 + i % 7) % 8], "0.01");
+                string transfer = $$"""{"from_account":"{{accounts[client]}}","to_account":"{{accounts[(client + 1 + i % 7) % 8]}}","amount":"0.01","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}""";
+                Response answer = await front.SendAsync(HttpMethod.Post, "/v1/wallet/balance_transfer", transfer, ("X-Request-Timeout-Ms", "30000"));
                 Assert.True(answer.Status == 200, $"{answer.Status}: {answer.Body}");
                 Interlocked.Increment(ref done);
             }
