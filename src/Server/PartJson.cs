@@ -48,7 +48,6 @@ sealed record CurrencyPart(Outcome Outcome);
 
 sealed record InDoubtPart(long PreparedMicros, string Json);
 
-/// <summary>A message of the commit protocol, in its own bytes.</summary>
 [JsonSerializable(typeof(AccountAsked))]
 [JsonSerializable(typeof(AccountPart))]
 [JsonSerializable(typeof(BalanceAsked))]

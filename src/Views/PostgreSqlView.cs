@@ -205,7 +205,8 @@ public sealed class PostgreSqlView : SqlView
             });
         }
 
-        foreach (IdRow row in batch.Ids)
+        // In one order, since another node may write what it knows of the same ones.
+        foreach (IdRow row in batch.Ids.OrderBy(row => (row.Of.Partition, row.Of.Position)))
         {
             rest.BatchCommands.Add(Command(
                 $"insert into ids values ($1, $2, $3, $4::uuid, $5, $6, $7) {IdsConflict}", row.Of.Partition, (long)row.Of.Position, row.Status is TransferStatus status ? NameOf(status) : DBNull.Value,

@@ -500,12 +500,13 @@ public sealed class ClusterFaultTests : IAsyncLifetime
                 if (answer.IsSuccessStatusCode) return JsonDocument.Parse(text).RootElement;
                 Assert.InRange((int)answer.StatusCode, 503, 504);
             }
-            catch (HttpRequestException e)
+            catch (Exception e) when (e is HttpRequestException or TaskCanceledException)
             {
                 text = e.Message;
             }
 
-            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(15), $"{path}: {text}\n{Logs()}");
+            // As patient as writes are: all nodes may be away for a while.
+            Assert.True(watch.Elapsed < TimeSpan.FromMinutes(2), $"{path}: {text}\n{Logs()}");
         }
     }
 
