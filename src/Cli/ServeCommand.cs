@@ -55,6 +55,7 @@ static class ServeCommand
         Console.WriteLine($"{ReadyPrefix}{server.Address.GetLeftPart(UriPartial.Authority)} ({(cluster is null ? $"data in {Path.GetFullPath(data)}" : $"cluster {cluster}")})");
         await server.WaitForStopAsync();
         Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} Stopping: answering what is in flight, then leaving a snapshot.");
-        return Exit.Done;
+        // Of a node that was taken for dead it says that it did not end well (Node.cs).
+        return Environment.ExitCode;
     }
 }

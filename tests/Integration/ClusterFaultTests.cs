@@ -231,7 +231,6 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         _nodes = [.. all.Where(address => address != node.Address)];
         await GoesOnAsync("while wallet-3 hangs");
         await LocalProcess.SignalAsync(node.Pid, "CONT");
-        await Task.Delay(2000);
         // What it had in hand is refused by the journals, whoever notices first.
         for (Stopwatch watch = Stopwatch.StartNew(); _cluster.IsRunning(node); await Task.Delay(50)) Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), $"wallet-3 was evicted, and goes on: {LocalProcess.LogOf(Path.Combine(Folder, "wallet-3"))}");
         await StartAgainAsync("wallet-3");
@@ -241,9 +240,9 @@ public sealed class ClusterFaultTests : IAsyncLifetime
     /// <summary>As an upgrade does it: nobody's request fails.</summary>
     async Task RestartAllAsync()
     {
-        // What was asked before with less time.
         _timeoutMilliseconds = 30_000;
-        await Task.Delay(3000);
+        // Until nothing is under way that was asked with less time.
+        await GoesOnAsync("with more time");
         _failed.Clear();
         foreach (string name in Wallets)
         {

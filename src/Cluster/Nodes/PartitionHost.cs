@@ -50,7 +50,8 @@ public sealed class PartitionHost(int partitionsCount, Func<int, Partition> star
         if (number < 0 || number >= partitionsCount) throw new ArgumentOutOfRangeException(nameof(number), number, $"The cluster has {partitionsCount} partitions.");
         HostedPartition hosted = new(number, release);
         hosted.Starting = Task.Factory.StartNew(() => Start(hosted), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
-        _hosted[hosted] = null;
+        // Unless it was so quick that it is there already.
+        _hosted.TryAdd(hosted, null);
         return hosted;
     }
 
