@@ -18,7 +18,9 @@ public sealed class ClusterStores : IAsyncDisposable
 
     readonly Action<string> _log;
     readonly ConcurrentDictionary<string, (StoreSettings Settings, PostgreSqlDatabase Database)> _open = new();
+    readonly ConcurrentDictionary<string, int> _missed = new();
     readonly CancellationTokenSource _stop = new();
+    Task _watching = Task.CompletedTask;
     Func<IReadOnlyList<Partition>> _partitions = static () => [];
     Task _telling = Task.CompletedTask;
 
@@ -63,6 +65,52 @@ public sealed class ClusterStores : IAsyncDisposable
             // Moved while nobody wrote: the seal would be found by the next command, which would have to be sent again.
             if (Map.Settings.Partitions[partition.Number] is string store && store != Stores[partition.Number].Name) partition.Reopen($"the map has partition {partition.Number} in store {store}");
         }
+    }
+
+    /// <summary>Asks every store each second, so that it is known which of them this node reaches.</summary>
+    public void Watch()
+    {
+        _watching = Task.Run(async () =>
+        {
+            ConcurrentDictionary<string, bool> underWay = new();
+            while (!_stop.IsCancellationRequested)
+            {
+                foreach (string store in Map.Settings.Stores.Keys)
+                {
+                    // One that does not answer keeps no other waiting.
+                    if (underWay.TryAdd(store, true)) _ = AskAsync(store);
+                }
+
+                await Task.Delay(ReachInterval, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            }
+
+            async Task AskAsync(string store)
+            {
+                try
+                {
+                    await Open(store).AskAsync(ReachInterval, _stop.Token);
+                    _missed[store] = 0;
+                }
+                catch (Exception e) when (e is IOException or OperationCanceledException or ObjectDisposedException)
+                {
+                    _missed.AddOrUpdate(store, 1, static (_, missed) => missed + 1);
+                }
+
+                underWay.TryRemove(store, out _);
+            }
+        });
+    }
+
+    static readonly TimeSpan ReachInterval = TimeSpan.FromSeconds(1);
+
+    /// <summary>Not by the clock: a process that stood still for a while has asked nobody.</summary>
+    const int MissedMax = 3;
+
+    /// <summary>Whether the store that a partition is in answers this node; null where that is not known.</summary>
+    public bool? Reaches(int partition)
+    {
+        if (Stores[partition].Name is not string store || !_missed.TryGetValue(store, out int missed)) return null;
+        return missed == 0 ? true : missed >= MissedMax ? false : null;
     }
 
     /// <summary>Tells every second what is durable, and what this process is.</summary>
@@ -149,6 +197,7 @@ public sealed class ClusterStores : IAsyncDisposable
     {
         await _stop.CancelAsync();
         await _telling;
+        await _watching;
         foreach ((_, PostgreSqlDatabase database) in _open.Values) database.Dispose();
         await Map.DisposeAsync();
         _stop.Dispose();
@@ -176,7 +225,7 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
 
     public JournalReader Read(bool checkMerkleRoots) => Current().Read(checkMerkleRoots);
 
-    public JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock)
+    public JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock, JournalFloor? from = null)
     {
         if (stores.Map.Floor(partition) is JournalFloor floor) floors = [.. floors, floor];
         string name = Name ?? throw new IOException($"Partition {partition} is in no store. Add stores with `purse cluster stores add`.");
@@ -192,7 +241,7 @@ public sealed class ClusterStore(ClusterStores stores, int partition, Action<str
             ClusterStores.CheckClock(database, partition);
             try
             {
-                JournalWriter journal = At(name).TakeOver(floors, read);
+                JournalWriter journal = At(name).TakeOver(floors, read, from);
                 try
                 {
                     ClusterStores.CheckAhead(journal);

@@ -13,8 +13,9 @@ public interface IJournalStore
     /// <paramref name="onBlock"/>.
     /// </summary>
     /// <param name="floors">What must be there; a journal without it has lost what was durable.</param>
+    /// <param name="from">Of the floors, the one whose state the caller has: where blocks can be found without reading those before them, it is read from there.</param>
     /// <exception cref="JournalDamagedException">A durable block is missing or not what it was; no block was changed.</exception>
-    JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock);
+    JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock, JournalFloor? from = null);
 
     /// <summary>From the first block on, beside whoever writes.</summary>
     JournalReader Read(bool checkMerkleRoots);
@@ -27,7 +28,7 @@ public sealed class FileStore(IDisk disk, int partition, JournalOptions options)
 
     public IDisk Files => disk;
 
-    public JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock) => FileJournal.Open(disk, partition, options, floors, onBlock);
+    public JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock, JournalFloor? from = null) => FileJournal.Open(disk, partition, options, floors, onBlock);
 
     public JournalReader Read(bool checkMerkleRoots) => new FileJournalReader(disk, partition, checkMerkleRoots);
 }

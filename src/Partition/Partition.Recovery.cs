@@ -39,7 +39,7 @@ public sealed partial class Partition
         JournalWriter journal = store.TakeOver(floors, (in Block block) =>
         {
             if (block.Header.Number > snapshotNumber) Apply(block, machine);
-        });
+        }, used.BlockNumber > 0 ? new JournalFloor(used.BlockNumber, used.Sequence, used.BlockHash, "the snapshot in use") : null);
         return new Recovered(journal, machine, used.Sequence);
     }
 

@@ -159,10 +159,11 @@ public sealed class WalletServer : IAsyncDisposable
             PartitionOptions partitionOptions = options.Partition with { IsPatient = true };
             PartitionHost? host = options.Role.HasPartitions()
                 ? new PartitionHost(
-                    count, number => Partition.Start(cluster.Stores[number], count, partitionOptions, TimeProvider.System, options.Log), (partition, question, timeout) => directory!.AnswerAsync(partition, question, timeout), options.Log)
+                    count, number => Partition.Start(cluster.Stores[number], count, partitionOptions, TimeProvider.System, options.Log), cluster.Reaches, (partition, question, timeout) => directory!.AnswerAsync(partition, question, timeout), options.Log)
                 : null;
             links = new PartitionLinks(() => app!.Services.GetRequiredService<IGrainFactory>(), count);
             host?.Connect(links.Send);
+            if (host is not null) cluster.Watch();
             directory = new PartitionDirectory(count, links, host);
             CurrencyEndpoints currencies = new(directory);
             views = new ViewHost(count, host is null ? view => new ViewWatcher(view, count, options.Log) : view => new ViewFeeder(view, count, () => host.Partitions, options.Log));

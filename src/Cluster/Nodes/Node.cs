@@ -47,6 +47,9 @@ public static class Node
                 options.MaxProbeTimeout = ProbeTimeoutMax;
                 options.NumMissedProbesLimit = ProbesMissedMax;
                 options.NumVotesForDeathDeclaration = 1;
+                // Where only the way between two is cut, a third that reaches both would keep them alive, and neither could ask the other's partitions:
+                // one of them ends, and comes back when it reaches all. Which one it is, is left to who is first; one that misses many waits longer.
+                options.EnableIndirectProbes = false;
                 options.TableRefreshTimeout = RefreshInterval;
                 options.IAmAliveTablePublishTimeout = RefreshInterval;
                 options.DefunctSiloExpiration = TimeSpan.FromMinutes(10);
@@ -63,7 +66,7 @@ public static class Node
             // Two of one grain for a moment do no harm: nobody waits until a dead node would have noticed that it is.
             silo.Configure<GrainDirectoryOptions>(options => options.RangeLeaseDuration = TimeSpan.Zero);
             silo.AddPlacementDirector<PartitionPlacement, PartitionPlacementDirector>();
-            silo.Services.AddHostedService<Keeper>();
+            silo.Services.AddHostedService(services => new Keeper(services.GetRequiredService<IGrainFactory>(), host, services.GetRequiredService<ISiloStatusOracle>(), log));
             more(silo);
         });
     }
@@ -90,6 +93,8 @@ public static class Node
     }
 
     /// <summary>A node that hung, and was taken for dead, hears it when it goes on. It ends: another has its partitions, and its journals are fenced.</summary>
+    static readonly TimeSpan EvictedEndsWithin = TimeSpan.FromSeconds(3);
+
     sealed class EvictedHandler(IHostApplicationLifetime lifetime, Action<string> log) : IFatalErrorHandler
     {
         public bool IsUnexpected(Exception exception) => false;
@@ -99,15 +104,17 @@ public static class Node
             log("This node was taken for dead, and others have its partitions: it ends. Start it again.");
             Environment.ExitCode = 1;
             lifetime.StopApplication();
+            // Callers still get their answers. Farewells to nodes that take it for dead, or that it does not reach, are not waited for.
+            _ = Task.Delay(EvictedEndsWithin, lifetime.ApplicationStopped).ContinueWith(static _ => Environment.Exit(1), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
         }
     }
 }
 
 /// <summary>
 /// Calls every partition now and then, so that each is on some node: a commit under way and a hold that is due go on without traffic. Hands on what
-/// belongs to another node, once the nodes have been the same for a while.
+/// belongs to another node, once the nodes have been the same for a while, and at once what only others reach the store of.
 /// </summary>
-sealed class Keeper(IGrainFactory grains, PartitionHost host, ISiloStatusOracle silos) : BackgroundService
+sealed class Keeper(IGrainFactory grains, PartitionHost host, ISiloStatusOracle silos, Action<string> log) : BackgroundService
 {
     static readonly TimeSpan Interval = TimeSpan.FromSeconds(1), StableAfter = TimeSpan.FromSeconds(5);
 
@@ -124,13 +131,22 @@ sealed class Keeper(IGrainFactory grains, PartitionHost host, ISiloStatusOracle 
             SiloAddress[] active = [.. silos.GetApproximateSiloStatuses(onlyActive: true).Keys.Order()];
             string now = string.Join(' ', active.Select(silo => silo.ToParsableString()));
             if (now != known) (known, since) = (now, Environment.TickCount64);
-            if (active.Length == 0 || Environment.TickCount64 - since < StableAfter.TotalMilliseconds) continue;
+            bool isStable = Environment.TickCount64 - since >= StableAfter.TotalMilliseconds;
             foreach (HostedPartition hosted in host.Hosted)
             {
+                bool? reaches = host.Reaches(hosted.Number);
+                if (hosted.IsAbandoned || PartitionPlacement.Move(hosted.Number, host.PartitionsCount, silos.SiloAddress, active, reaches, hosted.CanServe) is not SiloAddress to) continue;
+                if (reaches == false)
+                {
+                    log($"The store of partition {hosted.Number} is not in reach from here, and is from {to}: it goes there.");
+                    hosted.Abandon($"partition {hosted.Number} is out of reach", to);
+                    continue;
+                }
+
                 // Not while it recovers: handing it on in the middle of that takes longer than leaving it.
-                if (!hosted.Starting.IsCompletedSuccessfully || PartitionPlacement.Assign(hosted.Number, host.PartitionsCount, active).Equals(silos.SiloAddress)) continue;
-                hosted.Release($"partition {hosted.Number} belongs to another node");
-                // Whoever places it may not know that node yet; each time it comes back it is taken over once more.
+                if (!isStable || !hosted.Starting.IsCompletedSuccessfully) continue;
+                hosted.Release($"partition {hosted.Number} belongs to another node", to);
+                // Each time it comes back, where it is not known yet, it is taken over once more.
                 since = Environment.TickCount64;
             }
         }
@@ -140,7 +156,7 @@ sealed class Keeper(IGrainFactory grains, PartitionHost host, ISiloStatusOracle 
     {
         try
         {
-            await grains.GetGrain<IPartitionGrain>(number).KeepAsync();
+            await grains.GetGrain<IPartitionGrain>(number).KeepAsync(silos.SiloAddress, host.Reaches(number) == true);
         }
         catch (Exception)
         {

@@ -1,5 +1,6 @@
 using Orleans.Concurrency;
 using Orleans.Runtime;
+using Orleans.Runtime.Placement;
 
 namespace Purse.Cluster.Nodes;
 
@@ -12,8 +13,10 @@ public interface IPartitionGrain : IGrainWithIntegerKey
     ValueTask AcceptAsync([Immutable] byte[] frames, IMailbox mailbox);
 
     /// <summary>So that it is on some node: what is under way there goes on without anybody who asks.</summary>
+    /// <param name="node">That says so.</param>
+    /// <param name="canServe">Whether that one reaches the partition's store.</param>
     [Alias("keep")]
-    ValueTask KeepAsync();
+    ValueTask KeepAsync(SiloAddress node, bool canServe);
 }
 
 /// <summary>Where a node takes the answers to all that it asked.</summary>
@@ -38,7 +41,11 @@ public sealed class PartitionGrain(PartitionHost host) : Grain, IPartitionGrain
     public override Task OnActivateAsync(CancellationToken cancellationToken)
     {
         int number = (int)this.GetPrimaryKeyLong();
-        _hosted = host.Begin(number, why => GrainContext.Deactivate(new DeactivationReason(DeactivationReasonCode.ApplicationRequested, why)));
+        _hosted = host.Begin(number, (why, to) =>
+        {
+            if (to is null) GrainContext.Deactivate(new DeactivationReason(DeactivationReasonCode.ApplicationRequested, why));
+            else GrainContext.Migrate(new Dictionary<string, object> { [IPlacementDirector.PlacementHintKey] = to }, CancellationToken.None);
+        });
         return Task.CompletedTask;
     }
 
@@ -48,7 +55,11 @@ public sealed class PartitionGrain(PartitionHost host) : Grain, IPartitionGrain
         return default;
     }
 
-    public ValueTask KeepAsync() => default;
+    public ValueTask KeepAsync(SiloAddress node, bool canServe)
+    {
+        _hosted.Heard(node, canServe);
+        return default;
+    }
 
     /// <summary>Answers what is in flight, and leaves a snapshot: whoever takes it over begins there.</summary>
     public override Task OnDeactivateAsync(DeactivationReason reason, CancellationToken cancellationToken) => host.EndAsync(_hosted);

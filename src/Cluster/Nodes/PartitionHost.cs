@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Collections.Concurrent;
+using Orleans.Runtime;
 using Purse.Journal;
 using Purse.Partitions;
 
@@ -10,12 +11,32 @@ namespace Purse.Cluster.Nodes;
 public delegate Task<(FrameKind Kind, byte[] Payload)> Answerer(Partition partition, ReadOnlyMemory<byte> question, TimeSpan timeout);
 
 /// <summary>A partition of this node, from its activation to its end.</summary>
-public sealed class HostedPartition(int number, Action<string> release)
+/// <param name="release">Is told why, and to which node; null leaves that to the placement.</param>
+public sealed class HostedPartition(int number, Action<string, SiloAddress?> release)
 {
+    /// <summary>What a node said longer ago than this does not count.</summary>
+    static readonly TimeSpan WordLasts = TimeSpan.FromSeconds(5);
+
+    readonly ConcurrentDictionary<SiloAddress, (bool CanServe, long Ticks)> _words = new();
+
     public int Number => number;
 
-    /// <summary>Hands it to whoever takes it next.</summary>
-    public Action<string> Release => release;
+    /// <summary>Hands it to another node.</summary>
+    public void Release(string why, SiloAddress? to = null) => release(why, to);
+
+    /// <summary>Gives it up to a node that can serve it: what this one has under way with its store, which it does not reach, nobody waits for.</summary>
+    public void Abandon(string why, SiloAddress to)
+    {
+        IsAbandoned = true;
+        release(why, to);
+    }
+
+    internal bool IsAbandoned { get; private set; }
+
+    internal void Heard(SiloAddress node, bool canServe) => _words[node] = (canServe, Environment.TickCount64);
+
+    /// <summary>Whether the node said a moment ago that it reaches the partition's store.</summary>
+    public bool CanServe(SiloAddress node) => _words.TryGetValue(node, out (bool CanServe, long Ticks) word) && word.CanServe && Environment.TickCount64 - word.Ticks < WordLasts.TotalMilliseconds;
 
     /// <summary>Recovered, or being so; without a journal in reach it is there, and says so.</summary>
     public Task<Partition> Starting { get; internal set; } = null!;
@@ -25,7 +46,8 @@ public sealed class HostedPartition(int number, Action<string> release)
 
 /// <summary>The partitions that this node has now.</summary>
 /// <param name="start">Takes a partition over; may take as long as its journal is.</param>
-public sealed class PartitionHost(int partitionsCount, Func<int, Partition> start, Answerer answer, Action<string> log)
+/// <param name="reaches">Whether a partition's store is in this node's reach; null where that is not known yet.</param>
+public sealed class PartitionHost(int partitionsCount, Func<int, Partition> start, Func<int, bool?> reaches, Answerer answer, Action<string> log)
 {
     static readonly TimeSpan StartAgain = TimeSpan.FromSeconds(2);
 
@@ -36,6 +58,8 @@ public sealed class PartitionHost(int partitionsCount, Func<int, Partition> star
 
     public int PartitionsCount => partitionsCount;
 
+    public Func<int, bool?> Reaches => reaches;
+
     /// <summary>Those that were taken over.</summary>
     public IReadOnlyList<Partition> Partitions => [.. _hosted.Values.OfType<Partition>().OrderBy(partition => partition.Number)];
 
@@ -45,7 +69,7 @@ public sealed class PartitionHost(int partitionsCount, Func<int, Partition> star
     /// <summary>Tells the partitions how to reach the others.</summary>
     public void Connect(MessageSender sender) => _sender = sender;
 
-    internal HostedPartition Begin(int number, Action<string> release)
+    internal HostedPartition Begin(int number, Action<string, SiloAddress?> release)
     {
         if (number < 0 || number >= partitionsCount) throw new ArgumentOutOfRangeException(nameof(number), number, $"The cluster has {partitionsCount} partitions.");
         HostedPartition hosted = new(number, release);
@@ -85,6 +109,14 @@ public sealed class PartitionHost(int partitionsCount, Func<int, Partition> star
     internal async Task EndAsync(HostedPartition hosted)
     {
         await hosted.Ending.CancelAsync();
+        Task ending = EndPartitionAsync(hosted);
+        // What hangs there is fenced by whoever takes it over.
+        if (!hosted.IsAbandoned) await ending;
+        _hosted.TryRemove(hosted, out _);
+    }
+
+    static async Task EndPartitionAsync(HostedPartition hosted)
+    {
         try
         {
             await (await hosted.Starting).DisposeAsync();
@@ -93,8 +125,6 @@ public sealed class PartitionHost(int partitionsCount, Func<int, Partition> star
         {
             // It had not begun.
         }
-
-        _hosted.TryRemove(hosted, out _);
     }
 
     internal void Accept(HostedPartition hosted, byte[] frames, IMailbox mailbox)

@@ -31,6 +31,24 @@ public sealed class PartitionPlacement : PlacementStrategy
         return assigned;
     }
 
+    /// <summary>Where a partition that is on one node should go.</summary>
+    /// <param name="reaches">Whether the node where it is reaches its store; null where that is not known.</param>
+    /// <param name="canServe">Whether another says that it does.</param>
+    /// <returns>Null: it stays.</returns>
+    internal static SiloAddress? Move(int partition, int partitionsCount, SiloAddress here, IReadOnlyList<SiloAddress> active, bool? reaches, Func<SiloAddress, bool> canServe)
+    {
+        if (reaches is null || active.Count == 0) return null;
+        if (reaches == true)
+        {
+            SiloAddress right = Assign(partition, partitionsCount, active);
+            return right.Equals(here) || !canServe(right) ? null : right;
+        }
+
+        // A store that nobody reaches is waited for here as well as anywhere.
+        SiloAddress[] able = [.. active.Where(node => !node.Equals(here) && canServe(node))];
+        return able.Length == 0 ? null : Assign(partition, partitionsCount, able);
+    }
+
     static (ulong, string) Weight(int partition, string node)
     {
         Span<byte> bytes = stackalloc byte[4 + Encoding.UTF8.GetByteCount(node)];
@@ -50,6 +68,7 @@ sealed class PartitionPlacementDirector(PartitionHost host) : IPlacementDirector
     public Task<SiloAddress> OnAddActivation(PlacementStrategy strategy, PlacementTarget target, IPlacementContext context)
     {
         SiloAddress[] silos = context.GetCompatibleSilos(target);
+        if (IPlacementDirector.GetPlacementHint(target.RequestContextData, silos) is SiloAddress chosen) return Task.FromResult(chosen);
         int number = (int)target.GrainIdentity.GetIntegerKey();
         return Task.FromResult(number >= 0 && number < host.PartitionsCount ? PartitionPlacement.Assign(number, host.PartitionsCount, silos) : silos[0]);
     }

@@ -238,6 +238,24 @@ public sealed class PostgreSqlDatabase : IDisposable
         }
     }
 
+    /// <summary>Whether it answers at all, as the server that takes writes.</summary>
+    /// <exception cref="IOException">It does not.</exception>
+    public async Task AskAsync(TimeSpan timeout, CancellationToken cancellation)
+    {
+        using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        limit.CancelAfter(timeout);
+        try
+        {
+            await using NpgsqlConnection connection = await _source.OpenConnectionAsync(limit.Token);
+            await using NpgsqlCommand command = new("select 1", connection);
+            await command.ExecuteScalarAsync(limit.Token);
+        }
+        catch (Exception e) when (e is NpgsqlException or TimeoutException or InvalidOperationException or System.Net.Sockets.SocketException)
+        {
+            throw Translate(e);
+        }
+    }
+
     /// <summary>Its server's clock.</summary>
     public DateTimeOffset Now() => With(static connection => new DateTimeOffset((DateTime)Scalar(connection, "select clock_timestamp()")!));
 
@@ -259,7 +277,7 @@ public sealed class PostgreSqlStore(PostgreSqlDatabase database, int partition) 
 
     public IDisk Files { get; } = new PostgreSqlFiles(database, partition);
 
-    public JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock) => PostgreSqlJournal.Open(database, partition, floors, onBlock);
+    public JournalWriter TakeOver(IReadOnlyCollection<JournalFloor> floors, JournalWriter.OnBlock onBlock, JournalFloor? from = null) => PostgreSqlJournal.Open(database, partition, floors, onBlock, from);
 
     public JournalReader Read(bool checkMerkleRoots) => new PostgreSqlJournalReader(database, partition, checkMerkleRoots);
 }

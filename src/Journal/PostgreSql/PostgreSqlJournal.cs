@@ -57,10 +57,18 @@ sealed class PostgreSqlJournal : JournalWriter
         if (_warning is { } warning) throw new IOException($"{_database}: {warning}. Whether this commit is durable is not known.");
     }
 
-    public static PostgreSqlJournal Open(PostgreSqlDatabase database, int partition, IReadOnlyCollection<JournalFloor> floors, OnBlock onBlock)
+    public static PostgreSqlJournal Open(PostgreSqlDatabase database, int partition, IReadOnlyCollection<JournalFloor> floors, OnBlock onBlock, JournalFloor? from)
     {
         (ulong epoch, ulong number, byte[] hash) = database.With(connection => RaiseEpoch(connection, database, partition));
-        using PostgreSqlJournalReader reader = new(database, partition, checkMerkleRoots: false);
+        ulong after = from is JournalFloor start && start.Number <= number ? start.Number : 0;
+        // What comes before it is not read: each floor is looked up where it should be.
+        foreach (JournalFloor floor in floors.Where(floor => floor.Number > 0 && floor.Number <= after))
+        {
+            using PostgreSqlJournalReader there = new(database, partition, floor.Number);
+            CheckFloors([floor], there, isAtEnd: false);
+        }
+
+        using PostgreSqlJournalReader reader = new(database, partition, after);
         while (reader.LastNumber < number && reader.TryReadNext(out Block block))
         {
             CheckFloors(floors, reader, isAtEnd: false);

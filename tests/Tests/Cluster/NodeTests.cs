@@ -1,5 +1,7 @@
 using System.Globalization;
+using System.Net;
 using System.Text.Json;
+using Orleans.Runtime;
 using Purse.Cluster;
 using Purse.Cluster.Nodes;
 using Purse.Ledger;
@@ -212,6 +214,29 @@ public sealed class NodeTests(ZooKeeperServer zooKeeper, PostgreSqlServer postgr
         string[] three = ["a", "b", "c"], four = [.. three, "d"];
         int moved = PartitionPlacement.Assign(64, three).Zip(PartitionPlacement.Assign(64, four)).Count(pair => pair.First != pair.Second);
         Assert.InRange(moved, 16, 40);
+    }
+
+    /// <summary>Excludes: a partition that goes where its store cannot be reached, or goes round while nobody reaches it.</summary>
+    [Fact]
+    public void A_partition_goes_where_its_store_is_in_reach()
+    {
+        const int Count = 6;
+        SiloAddress[] nodes = [.. Enumerable.Range(1, 3).Select(i => SiloAddress.New(IPAddress.Loopback, 11110 + i, i))];
+        for (int number = 0; number < Count; number++)
+        {
+            SiloAddress right = PartitionPlacement.Assign(number, Count, nodes);
+            SiloAddress[] others = [.. nodes.Where(node => !node.Equals(right))];
+            SiloAddress? Move(SiloAddress here, bool? reaches, params SiloAddress[] able) => PartitionPlacement.Move(number, Count, here, nodes, reaches, able.Contains);
+            Assert.Null(Move(right, true, nodes));
+            Assert.Equal(right, Move(others[0], true, nodes));
+            Assert.Null(Move(others[0], true, others));
+            Assert.Equal(others[1], Move(right, false, others[1]));
+            Assert.Equal(right, Move(others[0], false, right));
+            Assert.Null(Move(right, false));
+            Assert.Null(Move(right, false, right));
+            Assert.Null(Move(right, null, others));
+            Assert.Null(Move(others[0], null, nodes));
+        }
     }
 
     /// <summary>Excludes: a message that says something else on the other node; bytes that are none and are taken for some.</summary>

@@ -245,6 +245,59 @@ public abstract class JournalConformanceTests
         Assert.Contains("has another block there", Assert.Throws<JournalDamagedException>(() => store.TakeOver([new JournalFloor(number, 3, default, "a friend")], Ignore)).Message, StringComparison.Ordinal);
     }
 
+    /// <summary>Excludes: a floor before it that is passed over, and a chain that does not go on from it.</summary>
+    [Fact]
+    public void Who_has_the_state_of_a_block_goes_on_from_there()
+    {
+        IJournalStore store = NewStore();
+        List<JournalFloor> floors = [];
+        using (JournalWriter journal = Open(store))
+        {
+            for (ulong last = 1; last <= 9; last++)
+            {
+                Append(journal, 1);
+                journal.Flush();
+                floors.Add(new JournalFloor(journal.LastNumber, last, journal.LastHash, $"event {last}"));
+            }
+        }
+
+        // Somebody who wrote nothing else was there since.
+        Open(store).Dispose();
+        List<ulong> read = [];
+        JournalWriter.OnBlock collect = (in Block block) =>
+        {
+            if (block.Header.RecordsCount > 0) read.Add(block.Header.FirstSequence);
+        };
+        using (JournalWriter journal = store.TakeOver(floors, collect, floors[4]))
+        {
+            Assert.Equal([6UL, 7UL, 8UL, 9UL], read.Where(sequence => sequence > 5));
+            Assert.Equal((9UL, floors[8].Number, floors[8].Hash), (journal.AppendedSequence, journal.LastRecordsNumber, journal.LastRecordsHash));
+            Append(journal, 1);
+            journal.Flush();
+        }
+
+        read.Clear();
+        // Of the last block with records: nothing comes after it but marks.
+        using (JournalWriter journal = store.TakeOver(floors, collect, floors[8])) Assert.Equal(10UL, read[^1]);
+        using (JournalReader reader = store.Read(checkMerkleRoots: true))
+        {
+            while (reader.TryReadNext(out Block _))
+            {
+            }
+
+            Assert.Equal(10UL, reader.LastSequence);
+        }
+
+        foreach (int wrong in (int[])[1, 4, 7])
+        {
+            JournalFloor[] some = [.. floors.Select((floor, i) => i == wrong ? floor with { Hash = floors[0].Hash } : floor)];
+            Assert.Contains($"journal_lost_tail: event {wrong + 1}", Assert.Throws<JournalDamagedException>(() => store.TakeOver(some, collect, some[4])).Message, StringComparison.Ordinal);
+        }
+
+        JournalFloor beyond = new(floors[8].Number + 50, 99, floors[8].Hash, "a snapshot");
+        Assert.Contains("journal_lost_tail: a snapshot", Assert.Throws<JournalDamagedException>(() => store.TakeOver([beyond], collect, beyond)).Message, StringComparison.Ordinal);
+    }
+
     /// <summary>Immutable files beside the journal: whole under their name, or not there.</summary>
     [Fact]
     public void Files_are_found_by_whoever_takes_over()
