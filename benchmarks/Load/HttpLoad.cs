@@ -11,7 +11,18 @@ namespace Purse.Load;
 /// </summary>
 public static class HttpLoad
 {
-    public static async Task<Measured> RunAsync(string name, Uri server, long transfers, int accounts, int connections, Action<double> progress)
+    public static Task<Measured> RunAsync(string name, Uri server, long transfers, int accounts, int connections, Action<double> progress) => RunAsync(
+        name, [server], transfers,
+        random =>
+        {
+            int from = random.Next(accounts), to = (from + 1 + random.Next(accounts - 1)) % accounts;
+            return ($"account-{from}", $"account-{to}");
+        },
+        connections, progress);
+
+    /// <param name="servers">Each gets its share of the connections.</param>
+    /// <param name="choose">Who pays, and who is paid.</param>
+    public static async Task<Measured> RunAsync(string name, Uri[] servers, long transfers, Func<Random, (string From, string To)> choose, int connections, Action<double> progress)
     {
         int perConnection = (int)(transfers / connections);
         long[] latencies = new long[perConnection * connections];
@@ -20,14 +31,14 @@ public static class HttpLoad
         await Task.WhenAll(Enumerable.Range(0, connections).Select(c => Task.Run(async () =>
         {
             Random random = new(c);
-            using Connection connection = await Connection.OpenAsync(server);
+            using Connection connection = await Connection.OpenAsync(servers[c % servers.Length]);
             for (int i = 0; i < perConnection; i++)
             {
-                int from = random.Next(accounts), to = (from + 1 + random.Next(accounts - 1)) % accounts;
+                (string from, string to) = choose(random);
                 long started = Stopwatch.GetTimestamp();
                 int status = await connection.PostAsync(
                     "/v1/wallet/balance_transfer",
-                    $$"""{"from_account":"account-{{from}}","to_account":"account-{{to}}","amount":"0.{{1 + random.Next(99):00}}","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}""");
+                    $$"""{"from_account":"{{from}}","to_account":"{{to}}","amount":"0.{{1 + random.Next(99):00}}","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}""");
                 latencies[c * perConnection + i] = Stopwatch.GetTimestamp() - started;
                 if (status != 200) Interlocked.Increment(ref refused);
                 if (i % 256 == 0) progress((double)Interlocked.Add(ref done, 256) / transfers);
@@ -37,16 +48,18 @@ public static class HttpLoad
     }
 
     /// <summary>Opens the accounts a load moves money between, each with a deposit.</summary>
-    public static async Task OpenAccountsAsync(Uri server, int accounts)
+    public static Task OpenAccountsAsync(Uri server, int accounts) => OpenAccountsAsync(server, Enumerable.Range(0, accounts).Select(i => $"account-{i}"));
+
+    public static async Task OpenAccountsAsync(Uri server, IEnumerable<string> accounts)
     {
         using Connection connection = await Connection.OpenAsync(server);
-        for (int i = 0; i < accounts; i++)
+        foreach (string account in accounts)
         {
-            int opened = await connection.PostAsync("/v1/wallet/accounts", $$"""{"account":"account-{{i}}"}""");
+            int opened = await connection.PostAsync("/v1/wallet/accounts", $$"""{"account":"{{account}}"}""");
             int deposited = await connection.PostAsync(
                 "/v1/wallet/balance_transfer",
-                $$"""{"from_account":"@world","to_account":"account-{{i}}","amount":"1000000","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}""");
-            if (opened is not (200 or 201) || deposited != 200) throw new IOException($"account-{i} could not be opened (HTTP {opened}, {deposited}).");
+                $$"""{"from_account":"@world","to_account":"{{account}}","amount":"1000000","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}""");
+            if (opened is not (200 or 201) || deposited != 200) throw new IOException($"{account} could not be opened (HTTP {opened}, {deposited}).");
         }
     }
 

@@ -5,6 +5,9 @@ namespace Purse.Load;
 public sealed record Measured(
     string Name, long Transfers, int Clients, int Batch, double TransfersPerSecond, double LatencyMillisecondsP50, double LatencyMillisecondsP99, double LatencyMillisecondsMax, long Refused)
 {
+    /// <summary>Of the processes that answered, where it was looked at.</summary>
+    public double? ServerCpuSeconds { get; init; }
+
     /// <param name="latencyTicks">Stopwatch ticks, one for each request, in any order; sorted in place.</param>
     public static Measured From(string name, long transfers, int clients, int batch, TimeSpan took, long[] latencyTicks, long refused)
     {

@@ -14,8 +14,8 @@ static partial class BenchCommand
 {
     public static Command Create()
     {
-        Option<string> mode = new("--mode") { Description = "engine, http, views, or all: engine and http.", DefaultValueFactory = _ => "all" };
-        mode.AcceptOnlyFromAmong("engine", "http", "views", "all");
+        Option<string> mode = new("--mode") { Description = "engine, http, views, cluster (starts one, of --partitions, at least 6), or all: engine and http.", DefaultValueFactory = _ => "all" };
+        mode.AcceptOnlyFromAmong("engine", "http", "views", "cluster", "all");
         Option<long> transfers = new("--transfers") { Description = "How many in process; over HTTP a share of it that takes about as long.", DefaultValueFactory = _ => 5_000_000 };
         Option<int> accounts = new("--accounts") { Description = "How many accounts, used uniformly.", DefaultValueFactory = _ => 10_000 };
         Option<int> batch = new("--batch") { Description = "Transfers a request, in process.", DefaultValueFactory = _ => 4_096 };
@@ -74,6 +74,7 @@ static partial class BenchCommand
                 return Exit.Done;
             }
 
+            if (mode == "cluster") await ClusterAsync(folder, Math.Max(partitions, 6), Math.Min(transfers, 20_000), results);
             if (mode is "http" or "all") await HttpAsync(Path.Combine(folder, "http"), transfers, Math.Min(accounts, 1000), results);
         }
         finally
@@ -170,13 +171,14 @@ static partial class BenchCommand
     {
         Table table = new Table().Border(TableBorder.Rounded).AddColumn("mode").AddColumn("clients", c => c.RightAligned()).AddColumn("batch", c => c.RightAligned())
             .AddColumn("transfers", c => c.RightAligned()).AddColumn("transfers/s", c => c.RightAligned()).AddColumn("p50 ms", c => c.RightAligned())
-            .AddColumn("p99 ms", c => c.RightAligned()).AddColumn("max ms", c => c.RightAligned()).AddColumn("of echo", c => c.RightAligned());
+            .AddColumn("p99 ms", c => c.RightAligned()).AddColumn("max ms", c => c.RightAligned()).AddColumn("of echo", c => c.RightAligned()).AddColumn("server CPU µs", c => c.RightAligned());
         foreach (Measured one in results)
         {
             Measured? echo = one.Name == "http" ? results.Find(r => r.Name == "echo" && r.Clients == one.Clients) : null;
             table.AddRow(
                 one.Name, $"{one.Clients}", $"{one.Batch}", $"{one.Transfers:N0}", $"{one.TransfersPerSecond:N0}", $"{one.LatencyMillisecondsP50:0.00}",
-                $"{one.LatencyMillisecondsP99:0.00}", $"{one.LatencyMillisecondsMax:0.0}", echo is null ? "" : $"{one.TransfersPerSecond / echo.TransfersPerSecond:0.00}");
+                $"{one.LatencyMillisecondsP99:0.00}", $"{one.LatencyMillisecondsMax:0.0}", echo is null ? "" : $"{one.TransfersPerSecond / echo.TransfersPerSecond:0.00}",
+                one.ServerCpuSeconds is double seconds ? $"{seconds * 1e6 / one.Transfers:0}" : "");
         }
 
         Terminal.Out.Write(table);

@@ -594,6 +594,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
     async Task UnderLoadAsync(string what, int[] concerned, Func<Task> fault, string[]? redis = null)
     {
         if (!IsAsked(what)) return;
+        Stopwatch took = Stopwatch.StartNew();
         using CancellationTokenSource end = new();
         Array.Clear(_lastTicks);
         Task[] clients = [.. Enumerable.Range(0, _counts.Length).Select(client => Task.Run(() => LoadAsync(client, end.Token)))];
@@ -615,10 +616,11 @@ public sealed class ClusterFaultTests : IAsyncLifetime
 
         await end.CancelAsync();
         await load;
+        long started = Stopwatch.GetTimestamp();
+        await CheckAsync(what, redis);
         TimeSpan longest(IEnumerable<int> some) => Stopwatch.GetElapsedTime(0, some.Select(client => _longestTicks[client]).DefaultIfEmpty().Max());
         _pauses.Add((what, longest(concerned), longest(Enumerable.Range(0, Partitions).Except(concerned))));
-        TestContext.Current.SendDiagnosticMessage($"{what}: longest pause {_pauses[^1].Concerned.TotalSeconds:0.00} s of those concerned, {_pauses[^1].Others.TotalSeconds:0.00} s of the others; {_acknowledged.Count} acknowledged in all");
-        await CheckAsync(what, redis);
+        TestContext.Current.SendDiagnosticMessage($"{what}: longest pause {_pauses[^1].Concerned.TotalSeconds:0.00} s of those concerned, {_pauses[^1].Others.TotalSeconds:0.00} s of the others; {_acknowledged.Count} acknowledged in all; took {took.Elapsed.TotalSeconds:0} s, of which checks {Stopwatch.GetElapsedTime(started).TotalSeconds:0} s");
     }
 
     /// <summary>Every client gets answers.</summary>
