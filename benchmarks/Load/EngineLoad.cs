@@ -19,6 +19,16 @@ public sealed class EngineLoad : IAsyncDisposable
 
     public int AccountsCount { get; }
 
+    /// <summary>How many of a hundred transfers one account pays, of those of a partition.</summary>
+    public int HotPercent { get; set; }
+
+    /// <summary>Ids that rise with time, as those are that their makers want to be kind to an index; else random ones.</summary>
+    public bool HasOrderedIds { get; set; }
+
+    long _lastId = Stopwatch.GetTimestamp();
+
+    const long OpeningBalance = 1_000_000_000;
+
     EngineLoad(IReadOnlyList<IJournalStore> stores, int accounts, int queuedCommandsMax)
     {
         int partitionsCount = stores.Count;
@@ -80,7 +90,7 @@ public sealed class EngineLoad : IAsyncDisposable
         Span<byte> id = stackalloc byte[16];
         for (int i = 0; i < request.Count; i++)
         {
-            int from = random.Next(names.Length), to = (from + 1 + random.Next(names.Length - 1)) % names.Length;
+            int from = random.Next(100) < HotPercent ? 0 : random.Next(names.Length), to = (from + 1 + random.Next(names.Length - 1)) % names.Length;
             random.NextBytes(id);
             ref Command command = ref request.Commands[i];
             command.Kind = CommandKind.Transfer;
@@ -90,8 +100,32 @@ public sealed class EngineLoad : IAsyncDisposable
             command.Currency = Usd;
             command.AmountDigits = 1 + random.Next(100);
             command.AmountScale = 2;
-            command.TransactionId = System.Buffers.Binary.BinaryPrimitives.ReadUInt128LittleEndian(id);
+            command.TransactionId = HasOrderedIds ? new UInt128((ulong)Interlocked.Increment(ref _lastId), 1) : System.Buffers.Binary.BinaryPrimitives.ReadUInt128LittleEndian(id);
         }
+    }
+
+    /// <summary>Whether the balances still add up to what was deposited, over all partitions.</summary>
+    public async Task<bool> IsBalancedAsync()
+    {
+        Int128 sum = 0;
+        for (int number = 0; number < _partitions.Count; number++)
+        {
+            AccountName[] names = _names[number];
+            ReadRequest<Int128> request = new(state =>
+            {
+                Int128 posted = 0;
+                foreach (AccountName name in names)
+                {
+                    foreach (Balance balance in state.Balances(state.Names.Find(name))) posted += balance.Posted;
+                }
+
+                return posted;
+            });
+            if (await _partitions[number].SubmitAsync(request, TimeSpan.FromMinutes(1)) != RequestStatus.Answered) throw new IOException("The balances could not be read.");
+            sum += request.Result;
+        }
+
+        return sum == (Int128)OpeningBalance * 100 * AccountsCount;
     }
 
     static async Task OpenAsync(Partition partition, AccountName[] names, CurrencyCode usd)
@@ -109,7 +143,7 @@ public sealed class EngineLoad : IAsyncDisposable
                     Account = world,
                     Counterparty = chunk[i],
                     Currency = usd,
-                    AmountDigits = 1_000_000_000,
+                    AmountDigits = OpeningBalance,
                     AmountScale = 0,
                     TransactionId = 1,
                 };

@@ -25,11 +25,22 @@ static partial class BenchCommand
         Option<string> journal = new("--journal") { Description = "In process: file or postgres, which starts PostgreSQL servers of its own.", DefaultValueFactory = _ => "file" };
         journal.AcceptOnlyFromAmong("file", "postgres");
         Option<int> stores = new("--stores") { Description = "Over how many PostgreSQL servers the partitions are spread.", DefaultValueFactory = _ => 1 };
+        Option<int> hot = HotOption();
+        Option<string> ids = new("--ids") { Description = "In process: random, or ordered as time is.", DefaultValueFactory = _ => "random" };
+        ids.AcceptOnlyFromAmong("random", "ordered");
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("bench", "Measure durable transfers a second on a folder of its own.") { mode, transfers, accounts, batch, clients, partitions, cross, journal, stores, json };
+        Command command = new("bench", "Measure durable transfers a second on a folder of its own.") { mode, transfers, accounts, batch, clients, hot, ids, partitions, cross, journal, stores, json };
         command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(
-            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(partitions), parsed.GetValue(cross), parsed.GetValue(journal)!, parsed.GetValue(stores), parsed.GetValue(json))));
+            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(partitions), parsed.GetValue(cross), parsed.GetValue(journal)!, parsed.GetValue(stores), parsed.GetValue(hot), parsed.GetValue(ids) == "ordered", parsed.GetValue(json))));
+        command.Subcommands.Add(CreateCompare());
         return command;
+    }
+
+    static Option<int> HotOption() => new("--hot") { Description = "Of a hundred transfers, how many one account pays.", DefaultValueFactory = _ => 0 };
+
+    static void CheckHot(int hot)
+    {
+        if (hot is < 0 or > 100) throw new StartException($"--hot is {hot}; it must be 0 to 100.");
     }
 
     public static Command CreateEcho()
@@ -43,12 +54,13 @@ static partial class BenchCommand
         return command;
     }
 
-    static async Task<int> RunAsync(string mode, long transfers, int accounts, int batch, int clients, int partitions, int cross, string journal, int storesCount, bool asJson)
+    static async Task<int> RunAsync(string mode, long transfers, int accounts, int batch, int clients, int partitions, int cross, string journal, int storesCount, int hot, bool hasOrderedIds, bool asJson)
     {
         if (transfers < 1 || batch < 1 || clients < 1) throw new StartException("--transfers, --batch and --clients must be at least 1.");
         if (partitions < 1 || partitions > DataFolder.PartitionsMax) throw new StartException($"--partitions is {partitions}; it must be 1 to {DataFolder.PartitionsMax}.");
         if (cross is < 0 or > 100 || (cross > 0 && partitions == 1)) throw new StartException($"--cross is {cross}; it must be 0 to 100, and needs --partitions of 2 or more.");
         if (storesCount < 1 || storesCount > partitions) throw new StartException($"--stores is {storesCount}; it must be 1 to --partitions.");
+        CheckHot(hot);
         if (accounts < 2) throw new StartException("--accounts must be at least 2.");
         // Beside the data of a real server rather than in a temporary folder, which may be memory.
         string folder = Path.GetFullPath($"purse-bench-{Environment.ProcessId}");
@@ -59,6 +71,7 @@ static partial class BenchCommand
             {
                 await using Stores stores = await Stores.MakeAsync(Path.Combine(folder, "engine"), journal == "postgres" ? storesCount : 0, partitions);
                 await using EngineLoad load = await EngineLoad.StartAsync(stores.All, accounts, batch, clients);
+                (load.HotPercent, load.HasOrderedIds) = (hot, hasOrderedIds);
                 if (cross == 0) results.Add(await Terminal.ProgressAsync("engine", progress => load.RunAsync("engine", transfers, batch, clients, 0, progress)));
                 else await CrossAsync(load, transfers, batch, clients, cross, results);
                 if (journal == "postgres") await RowsAsync(stores.ConnectionStrings, accounts, cross, results);

@@ -439,6 +439,9 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         // What its clients were told is on two disks: it takes no more before there are two again.
         LocalPostgreSql second = await promoted.MakeStandbyAsync(Path.Combine(Folder, "postgres-1-third"), "third", isSynchronous: true);
         _second = second;
+        long started = Stopwatch.GetTimestamp();
+        await GoesOnAsync("after a promoted server has its standby");
+        TestContext.Current.SendDiagnosticMessage($"writes went on {Stopwatch.GetElapsedTime(started).TotalSeconds:0.00} s after the promoted server had its standby");
         string passwords = LocalCluster.PasswordsOf(Folder).Value;
         string line = (await File.ReadAllLinesAsync(passwords)).First(one => one.Contains($":{standby.Port}:", StringComparison.Ordinal));
         await File.AppendAllLinesAsync(passwords, [line.Replace($":{standby.Port}:", $":{second.Port}:", StringComparison.Ordinal)]);
