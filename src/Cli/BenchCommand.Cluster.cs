@@ -13,7 +13,7 @@ static partial class BenchCommand
     /// </summary>
     static async Task ClusterAsync(string folder, int partitions, long transfers, List<Measured> results)
     {
-        const int Connections = 16;
+        const int Connections = 16, Many = 250;
         string cluster = Path.Combine(folder, "cluster");
         LocalCluster up = await LocalCluster.UpAsync(cluster, partitions, ServerProcess.Program, Console.Error.WriteLine);
         try
@@ -22,16 +22,19 @@ static partial class BenchCommand
             int[] has = await WaitForSharesAsync(wallets, partitions);
             string[][] accounts = await OpenAccountsAsync(new Uri(wallets[0].Address), partitions);
             long few = Math.Max(100, transfers / 10);
-            int here = has[0], local = Array.IndexOf(has, here), neighbour = Array.IndexOf(has, here, local + 1), away = Array.FindIndex(has, node => node != here);
+            // None of a store that waits for a standby: the first of three.
+            int[] alike = [.. Enumerable.Range(0, partitions).Where(number => number % 3 != 0)];
+            int local = alike.First(number => alike.Count(other => has[other] == has[number]) > 1), here = has[local];
+            int neighbour = alike.First(number => number != local && has[number] == here), away = alike.First(number => has[number] != here);
             foreach ((string name, int from, int to) in new[] { ("to its own node", local, local), ("to another node", away, away), ("across partitions of a node", local, neighbour), ("across partitions of two nodes", local, away) })
             {
                 Func<Random, (string, string)> choose = random => Choose(random, accounts[from], accounts[to]);
-                await HttpLoad.RunAsync("", [new Uri(wallets[here].Address)], few, choose, 1, static _ => { });
-                results.Add(await Terminal.ProgressAsync(name, progress => HttpLoad.RunAsync(name, [new Uri(wallets[here].Address)], few, choose, 1, progress)));
+                await HttpLoad.RunAsync("", [new Uri(wallets[here].Address)], few, choose, 1, 1, static _ => { });
+                results.Add(await Terminal.ProgressAsync(name, progress => HttpLoad.RunAsync(name, [new Uri(wallets[here].Address)], few, choose, 1, 1, progress)));
             }
 
             // Any node takes any transfer, of which most go elsewhere: with three nodes two of three.
-            results.Add(await LoadAsync("three nodes", wallets));
+            foreach (int batch in new[] { 1, Many }) results.Add(await LoadAsync("three nodes", wallets, batch));
             foreach (LocalClusterProcess wallet in wallets[1..])
             {
                 await LocalProcess.SignalAsync(wallet.Pid, "TERM");
@@ -39,19 +42,20 @@ static partial class BenchCommand
             }
 
             await WaitForSharesAsync(wallets[..1], partitions);
-            results.Add(await LoadAsync("one node", wallets[..1]));
+            foreach (int batch in new[] { 1, Many }) results.Add(await LoadAsync("one node", wallets[..1], batch));
 
-            async Task<Measured> LoadAsync(string name, LocalClusterProcess[] nodes)
+            async Task<Measured> LoadAsync(string name, LocalClusterProcess[] nodes, int batch)
             {
+                long count = batch == 1 ? transfers : transfers * 20;
                 Uri[] servers = [.. nodes.Select(node => new Uri(node.Address))];
                 Func<Random, (string, string)> choose = random =>
                 {
                     string[] of = accounts[random.Next(partitions)];
                     return Choose(random, of, of);
                 };
-                await HttpLoad.RunAsync("", servers, transfers, choose, Connections, static _ => { });
+                await HttpLoad.RunAsync("", servers, count, choose, batch, Connections, static _ => { });
                 TimeSpan before = Cpu(nodes);
-                Measured measured = await Terminal.ProgressAsync(name, progress => HttpLoad.RunAsync(name, servers, transfers, choose, Connections, progress));
+                Measured measured = await Terminal.ProgressAsync(name, progress => HttpLoad.RunAsync(name, servers, count, choose, batch, Connections, progress));
                 return measured with { ServerCpuSeconds = (Cpu(nodes) - before).TotalSeconds };
             }
         }

@@ -63,8 +63,8 @@ static partial class BenchCommand
                 foreach (int connections in new[] { 1, Many })
                 {
                     long count = connections == 1 ? transfers / 400 : transfers / 20;
-                    await HttpLoad.RunAsync("", [server.Address], count / 4, choose, connections, static _ => { });
-                    await AddAsync("Purse, over HTTP, one by one", progress => HttpLoad.RunAsync("", [server.Address], count, choose, connections, progress), null);
+                    await HttpLoad.RunAsync("", [server.Address], count / 4, choose, 1, connections, static _ => { });
+                    await AddAsync("Purse, over HTTP, one by one", progress => HttpLoad.RunAsync("", [server.Address], count, choose, 1, connections, progress), null);
                 }
             }
 

@@ -14,7 +14,7 @@ static partial class BenchCommand
 {
     public static Command Create()
     {
-        Option<string> mode = new("--mode") { Description = "engine, http, views, cluster (starts one, of --partitions, at least 6), or all: engine and http.", DefaultValueFactory = _ => "all" };
+        Option<string> mode = new("--mode") { Description = "engine, http, views, cluster (starts one, of --partitions, at least 12), or all: engine and http.", DefaultValueFactory = _ => "all" };
         mode.AcceptOnlyFromAmong("engine", "http", "views", "cluster", "all");
         Option<long> transfers = new("--transfers") { Description = "How many in process; over HTTP a share of it that takes about as long.", DefaultValueFactory = _ => 5_000_000 };
         Option<int> accounts = new("--accounts") { Description = "How many accounts, used uniformly.", DefaultValueFactory = _ => 10_000 };
@@ -87,7 +87,7 @@ static partial class BenchCommand
                 return Exit.Done;
             }
 
-            if (mode == "cluster") await ClusterAsync(folder, Math.Max(partitions, 6), Math.Min(transfers, 20_000), results);
+            if (mode == "cluster") await ClusterAsync(folder, Math.Max(partitions, 12), Math.Min(transfers, 20_000), results);
             if (mode is "http" or "all") await HttpAsync(Path.Combine(folder, "http"), transfers, Math.Min(accounts, 1000), results);
         }
         finally
