@@ -72,33 +72,34 @@ public sealed class ClusterStores : IAsyncDisposable
     {
         _watching = Task.Run(async () =>
         {
-            ConcurrentDictionary<string, bool> underWay = new();
+            Dictionary<string, Task> asks = [];
             while (!_stop.IsCancellationRequested)
             {
                 foreach (string store in Map.Settings.Stores.Keys)
                 {
-                    // One that does not answer keeps no other waiting.
-                    if (underWay.TryAdd(store, true)) _ = AskAsync(store);
+                    // One that does not answer keeps no other waiting, and is not asked twice.
+                    if (!asks.TryGetValue(store, out Task? ask) || ask.IsCompleted) asks[store] = AskAsync(store);
+                    else Miss(store);
                 }
 
                 await Task.Delay(ReachInterval, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
-
-            async Task AskAsync(string store)
-            {
-                try
-                {
-                    await Open(store).AskAsync(ReachInterval, _stop.Token);
-                    _missed[store] = 0;
-                }
-                catch (Exception e) when (e is IOException or OperationCanceledException or ObjectDisposedException)
-                {
-                    _missed.AddOrUpdate(store, 1, static (_, missed) => missed + 1);
-                }
-
-                underWay.TryRemove(store, out _);
-            }
         });
+
+        async Task AskAsync(string store)
+        {
+            try
+            {
+                await Open(store).AskAsync();
+                _missed[store] = 0;
+            }
+            catch (Exception e) when (e is IOException or ObjectDisposedException)
+            {
+                Miss(store);
+            }
+        }
+
+        void Miss(string store) => _missed.AddOrUpdate(store, 1, static (_, missed) => missed + 1);
     }
 
     static readonly TimeSpan ReachInterval = TimeSpan.FromSeconds(1);

@@ -129,7 +129,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         await UnderLoadAsync("a wallet node hangs until the others have its partitions, and goes on", All, () => HangAsync("wallet-3"));
         await UnderLoadAsync("a front is killed", [], () => KillAsync("front-1"));
         await UnderLoadAsync("two wallet nodes are killed at once", All, () => Task.WhenAll(KillAsync("wallet-1"), KillAsync("wallet-2")));
-        await UnderLoadAsync("a wallet node and a PostgreSQL server are killed at once", All, () => Task.WhenAll(KillAsync("wallet-3"), KillAsync("postgres-2")));
+        await UnderLoadAsync("a PostgreSQL server is killed while a wallet node hangs", All, () => Task.WhenAll(KillAsync("postgres-2"), HangAsync("wallet-3")));
         await UnderLoadAsync("all wallet nodes are restarted one by one", All, RestartAllAsync);
         await UnderLoadAsync("all wallet nodes are killed", All, async () =>
         {
@@ -229,8 +229,20 @@ public sealed class ClusterFaultTests : IAsyncLifetime
     async Task StartAgainAsync(string name)
     {
         while (_cluster.IsRunning(_cluster.Of(name))) await Task.Delay(10);
-        _cluster.StartAgain(name);
-        await _cluster.WaitAsync(name);
+        for (int attempt = 1; ; attempt++)
+        {
+            _cluster.StartAgain(name);
+            try
+            {
+                await _cluster.WaitAsync(name);
+                return;
+            }
+            catch (IOException) when (name.StartsWith("postgres", StringComparison.Ordinal) && attempt < 10)
+            {
+                // The one that was killed still counts as long as nobody has taken notice of its end, and while its sessions end.
+                await Task.Delay(500);
+            }
+        }
     }
 
     static readonly int[] All = [.. Enumerable.Range(0, Partitions)];
@@ -711,7 +723,10 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             string text;
             try
             {
-                using HttpResponseMessage answer = await _http.GetAsync(Node(path));
+                using HttpRequestMessage request = new(HttpMethod.Get, Node(path));
+                request.Headers.Add("X-Request-Timeout-Ms", $"{_timeoutMilliseconds}");
+                using CancellationTokenSource patience = new(TimeSpan.FromMilliseconds(_timeoutMilliseconds + 1000));
+                using HttpResponseMessage answer = await _http.SendAsync(request, patience.Token);
                 text = await answer.Content.ReadAsStringAsync();
                 if (answer.IsSuccessStatusCode) return JsonDocument.Parse(text).RootElement;
                 Assert.InRange((int)answer.StatusCode, 503, 504);
@@ -736,7 +751,10 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             Assert.True(watch.Elapsed < TimeSpan.FromSeconds(30), $"after {what}, something stays in doubt: {inDoubt}");
         }
 
-        JsonElement replay = await PurseProcess.JsonAsync("replay", "--cluster", _cluster.Cluster);
+        // All that is read from the journals at once: most of it is programs that start.
+        Task<JsonElement> replaying = PurseProcess.JsonAsync("replay", "--cluster", _cluster.Cluster), asking = PurseProcess.JsonAsync("cluster", "status", "--cluster", _cluster.Cluster);
+        Task<(int Exit, string Out, string Err)>? exporting = events ? PurseProcess.RunAsync("export", "--cluster", _cluster.Cluster) : null;
+        JsonElement replay = await replaying, status = await asking;
         Assert.All(replay.GetProperty("sums").EnumerateObject(), sum => Assert.Equal(0m, decimal.Parse(sum.Value.GetString()!, CultureInfo.InvariantCulture)));
         Dictionary<string, string> replayed = replay.GetProperty("balances").EnumerateArray().ToDictionary(one => one.GetProperty("account").GetString()!, one => one.GetProperty("posted").GetString()!);
         string position = replay.GetProperty("position").GetString()!;
@@ -762,9 +780,9 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             foreach (ConnectionMultiplexer node in nodes) await node.DisposeAsync();
         }
 
-        if (!events) return;
+        if (exporting is null) return;
         // Every event: each acknowledged transfer is there, once on each side.
-        (int exit, string export, string error) = await PurseProcess.RunAsync("export", "--cluster", _cluster.Cluster);
+        (int exit, string export, string error) = await exporting;
         Assert.True(exit == 0, error);
         Dictionary<Guid, (int Debits, int Credits)> seen = [];
         foreach (string line in export.Split('\n', StringSplitOptions.RemoveEmptyEntries))
@@ -779,7 +797,6 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         Assert.Empty(_acknowledged.Keys.Except(seen.Keys));
 
         // The rows of the view say the same, by SQL.
-        JsonElement status = await PurseProcess.JsonAsync("cluster", "status", "--cluster", _cluster.Cluster);
         await using NpgsqlConnection view = new(status.GetProperty("view").GetString() + ";Pooling=false");
         await view.OpenAsync();
         await using NpgsqlCommand rows = new("select (select count(*) from transfers), (select count(distinct transaction_id) from transfers where status = 'completed'), (select count(*) from entries where kind in ('debited', 'credited'))", view);

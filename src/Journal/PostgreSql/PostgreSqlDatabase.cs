@@ -240,15 +240,13 @@ public sealed class PostgreSqlDatabase : IDisposable
 
     /// <summary>Whether it answers at all, as the server that takes writes.</summary>
     /// <exception cref="IOException">It does not.</exception>
-    public async Task AskAsync(TimeSpan timeout, CancellationToken cancellation)
+    public async Task AskAsync()
     {
-        using CancellationTokenSource limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        limit.CancelAfter(timeout);
         try
         {
-            await using NpgsqlConnection connection = await _source.OpenConnectionAsync(limit.Token);
+            await using NpgsqlConnection connection = await _source.OpenConnectionAsync();
             await using NpgsqlCommand command = new("select 1", connection);
-            await command.ExecuteScalarAsync(limit.Token);
+            await command.ExecuteScalarAsync();
         }
         catch (Exception e) when (e is NpgsqlException or TimeoutException or InvalidOperationException or System.Net.Sockets.SocketException)
         {
