@@ -56,7 +56,7 @@ public sealed class EngineLoad : IAsyncDisposable
     /// <param name="crossPercent">How many of a hundred transfers have their payee in another partition.</param>
     public async Task<Measured> RunAsync(string name, long transfers, int batch, int clients, int crossPercent, Action<double> progress)
     {
-        long perClient = transfers / clients / batch * batch;
+        long perClient = Math.Max(1, transfers / clients / batch) * batch;
         int requestsPerClient = (int)(perClient / batch);
         long[] latencies = new long[requestsPerClient * clients];
         long refused = 0, done = 0;

@@ -40,7 +40,7 @@ public static class HttpLoad
                 latencies[c * perConnection + i] = Stopwatch.GetTimestamp() - started;
                 if (status != 200) Interlocked.Add(ref refused, batch);
                 else if (batch > 1) Interlocked.Add(ref refused, batch - completed);
-                if (i % 256 == 0) progress((double)Interlocked.Add(ref done, 256 * batch) / transfers);
+                progress((double)Interlocked.Add(ref done, batch) / transfers);
             }
 
             string Transfer(Random random)

@@ -66,6 +66,9 @@ static partial class BenchCommand
                     await HttpLoad.RunAsync("", [server.Address], count / 4, choose, 1, connections, static _ => { });
                     await AddAsync("Purse, over HTTP, one by one", progress => HttpLoad.RunAsync("", [server.Address], count, choose, 1, connections, progress), null);
                 }
+
+                await HttpLoad.RunAsync("", [server.Address], transfers / 20, choose, RowsBatch, Clients, static _ => { });
+                await AddAsync("Purse, over HTTP, many a request", progress => HttpLoad.RunAsync("", [server.Address], transfers / 5, choose, RowsBatch, Clients, progress), null);
             }
 
             using (ServerProcess echo = await ServerProcess.StartAsync(["bench-echo"]))
@@ -132,7 +135,7 @@ static partial class BenchCommand
         }
 
         Terminal.Out.Write(table);
-        Console.WriteLine($"{accounts:N0} accounts, {(hot == 0 ? "all alike" : $"one of which pays {hot} of a hundred")}; random ids; everything but the echo flushed before it is answered; clients on the same machine. Redis keeps no history, and the plain rows keep entries.");
+        Console.WriteLine($"{accounts:N0} accounts, {(hot == 0 ? "all alike" : $"one of which pays {hot} of a hundred")}; random ids; everything but the echo flushed before it is answered; clients on the same machine. The first two have no socket in between; the echo and the rows on two servers draw their accounts alike; over HTTP there are 1 000 of them at most. Redis keeps no history, and the rows keep entries.");
         if (results.Sum(one => one.Measured.Refused) is > 0 and long refused) Terminal.Error($"{refused} transfers were refused.");
     }
 }

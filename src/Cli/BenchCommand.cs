@@ -74,7 +74,7 @@ static partial class BenchCommand
                 (load.HotPercent, load.HasOrderedIds) = (hot, hasOrderedIds);
                 if (cross == 0) results.Add(await Terminal.ProgressAsync("engine", progress => load.RunAsync("engine", transfers, batch, clients, 0, progress)));
                 else await CrossAsync(load, transfers, batch, clients, cross, results);
-                if (journal == "postgres") await RowsAsync(stores.ConnectionStrings, accounts, cross, results);
+                if (journal == "postgres") await RowsAsync(stores.ConnectionStrings, accounts, cross, hot, results);
             }
 
             if (mode == "views")
@@ -146,14 +146,14 @@ static partial class BenchCommand
     }
 
     /// <summary>The same servers, with rows in place of journals.</summary>
-    static async Task RowsAsync(IEnumerable<string> servers, int accounts, int cross, List<Measured> results)
+    static async Task RowsAsync(IEnumerable<string> servers, int accounts, int cross, int hot, List<Measured> results)
     {
         const int Clients = 32, Transfers = 20_000;
         if (cross == 0)
         {
             await using RowsLoad rows = await RowsLoad.StartAsync(servers.Take(1), accounts, Clients);
             await rows.RunAsync("", Transfers / 10, Clients, static _ => { });
-            results.Add(await Terminal.ProgressAsync("rows", progress => rows.RunAsync("rows", Transfers, Clients, progress)));
+            results.Add(await Terminal.ProgressAsync("rows", progress => rows.RunAsync("rows", Transfers, Clients, progress, random => random.Next(100) < hot ? 0 : random.Next(accounts))));
         }
         else if (servers.Count() > 1)
         {
@@ -195,7 +195,7 @@ static partial class BenchCommand
         }
 
         Terminal.Out.Write(table);
-        Console.WriteLine("engine and http are durable (flushed before answered), random ids remembered, uniform accounts, clients on the same machine; echo keeps nothing.");
+        Console.WriteLine("engine and http are durable (flushed before answered), with ids remembered, clients on the same machine; echo keeps nothing.");
         if (results.Sum(r => r.Refused) is > 0 and long refused) Terminal.Error($"{refused} requests were not answered with 200.");
     }
 }

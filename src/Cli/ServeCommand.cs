@@ -50,6 +50,7 @@ static class ServeCommand
             NodeAddress = node,
             Listen = listen,
             PartitionsCount = partitions,
+            EndProcess = static () => Environment.Exit(Exit.Failed),
             Log = message => Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} {message}"),
         });
         Console.WriteLine($"{ReadyPrefix}{server.Address.GetLeftPart(UriPartial.Authority)} ({(cluster is null ? $"data in {Path.GetFullPath(data)}" : $"cluster {cluster}")})");

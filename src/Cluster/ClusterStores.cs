@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
+using Npgsql;
 using Purse.Journal;
 using Purse.Ledger;
 using Purse.Partitions;
@@ -18,7 +19,7 @@ public sealed class ClusterStores : IAsyncDisposable
 
     readonly Action<string> _log;
     readonly ConcurrentDictionary<string, (StoreSettings Settings, PostgreSqlDatabase Database)> _open = new();
-    readonly ConcurrentDictionary<string, int> _missed = new();
+    readonly ConcurrentDictionary<string, Reach> _reaches = new();
     readonly CancellationTokenSource _stop = new();
     Task _watching = Task.CompletedTask;
     Func<IReadOnlyList<Partition>> _partitions = static () => [];
@@ -52,6 +53,8 @@ public sealed class ClusterStores : IAsyncDisposable
             if (Map.Settings.Stores.GetValueOrDefault(name) is not { } now || now == settings) continue;
             _log($"Store {name} is at {now.Connection} now.");
             _open.TryRemove(name, out _);
+            // What is asked at the old address says nothing of the new one.
+            _reaches.TryRemove(name, out _);
             foreach (Partition partition in _partitions())
             {
                 if (Stores[partition.Number].Name == name) partition.Reopen($"store {name} has another address");
@@ -67,51 +70,73 @@ public sealed class ClusterStores : IAsyncDisposable
         }
     }
 
-    /// <summary>Asks every store each second, so that it is known which of them this node reaches.</summary>
-    public void Watch()
+    /// <summary>What is known of the way to a store.</summary>
+    sealed class Reach
     {
-        _watching = Task.Run(async () =>
-        {
-            Dictionary<string, Task> asks = [];
-            while (!_stop.IsCancellationRequested)
-            {
-                foreach (string store in Map.Settings.Stores.Keys)
-                {
-                    // One that does not answer keeps no other waiting, and is not asked twice.
-                    if (!asks.TryGetValue(store, out Task? ask) || ask.IsCompleted) asks[store] = AskAsync(store);
-                    else Miss(store);
-                }
+        public int Missed, Answered;
 
-                await Task.Delay(ReachInterval, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            }
-        });
+        /// <summary>Not while it comes and goes.</summary>
+        public bool IsSteady;
 
-        async Task AskAsync(string store)
-        {
-            try
-            {
-                await Open(store).AskAsync();
-                _missed[store] = 0;
-            }
-            catch (Exception e) when (e is IOException or ObjectDisposedException)
-            {
-                Miss(store);
-            }
-        }
+        public Task Asking = Task.CompletedTask;
 
-        void Miss(string store) => _missed.AddOrUpdate(store, 1, static (_, missed) => missed + 1);
+        public NpgsqlConnection? Connection;
     }
 
+    /// <summary>Not by the clock: a process that stood still for a while has asked nobody.</summary>
+    const int MissedMax = 3, AnsweredMin = 5;
     static readonly TimeSpan ReachInterval = TimeSpan.FromSeconds(1);
 
-    /// <summary>Not by the clock: a process that stood still for a while has asked nobody.</summary>
-    const int MissedMax = 3;
+    /// <summary>Asks every store each second, so that it is known which of them this node reaches.</summary>
+    public void Watch() => _watching = Task.Run(async () =>
+    {
+        while (!_stop.IsCancellationRequested)
+        {
+            foreach (string store in Map.Settings.Stores.Keys)
+            {
+                Reach reach = _reaches.GetOrAdd(store, static _ => new Reach());
+                // One that does not answer keeps no other waiting, and misses a second for each that it takes.
+                if (reach.Asking.IsCompleted) reach.Asking = AskAsync(store, reach);
+                else Miss(reach);
+            }
 
-    /// <summary>Whether the store that a partition is in answers this node; null where that is not known.</summary>
+            await Task.Delay(ReachInterval, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+    });
+
+    async Task AskAsync(string store, Reach reach)
+    {
+        try
+        {
+            // On a connection of its own: those of the pool may all be at work.
+            reach.Connection = await Open(store).AskAsync(reach.Connection);
+            lock (reach)
+            {
+                reach.Missed = 0;
+                if (++reach.Answered >= AnsweredMin) reach.IsSteady = true;
+            }
+        }
+        catch (Exception e) when (e is IOException or ObjectDisposedException)
+        {
+            reach.Connection = null;
+            Miss(reach);
+        }
+    }
+
+    static void Miss(Reach reach)
+    {
+        lock (reach)
+        {
+            reach.Answered = 0;
+            if (++reach.Missed >= MissedMax) reach.IsSteady = false;
+        }
+    }
+
+    /// <summary>Whether the store that a partition should be in answers this node; null where that is not known, or comes and goes.</summary>
     public bool? Reaches(int partition)
     {
-        if (Stores[partition].Name is not string store || !_missed.TryGetValue(store, out int missed)) return null;
-        return missed == 0 ? true : missed >= MissedMax ? false : null;
+        if (Map.Settings.Partitions[partition] is not string store || !_reaches.TryGetValue(store, out Reach? reach)) return null;
+        lock (reach) return reach.Missed >= MissedMax ? false : reach.IsSteady ? true : null;
     }
 
     /// <summary>Tells every second what is durable, and what this process is.</summary>
@@ -199,6 +224,7 @@ public sealed class ClusterStores : IAsyncDisposable
         await _stop.CancelAsync();
         await _telling;
         await _watching;
+        foreach (Reach reach in _reaches.Values) reach.Connection?.Dispose();
         foreach ((_, PostgreSqlDatabase database) in _open.Values) database.Dispose();
         await Map.DisposeAsync();
         _stop.Dispose();

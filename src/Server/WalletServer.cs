@@ -48,6 +48,9 @@ public sealed record WalletServerOptions
 
     public Action<string> Log { get; init; } = static _ => { };
 
+    /// <summary>Of a node of a cluster that was taken for dead, and does not come to its end by itself.</summary>
+    public Action EndProcess { get; init; } = static () => { };
+
     /// <summary>For tests, and for who measures without them.</summary>
     internal bool HasViews { get; init; } = true;
 
@@ -275,7 +278,7 @@ public sealed class WalletServer : IAsyncDisposable
         Metrics.Add(builder, directory, views, options.MeterName);
         if (node is var (map, host))
         {
-            if (host is not null) Node.AddSilo(builder, map, options.NodeAddress, host, static silo => silo.AddDashboard(), options.Log);
+            if (host is not null) Node.AddSilo(builder, map, options.NodeAddress, host, static silo => silo.AddDashboard(), options.EndProcess, options.Log);
             else if (options.Role == NodeRole.Front) Node.AddClient(builder, map);
         }
 

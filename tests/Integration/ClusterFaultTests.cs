@@ -143,7 +143,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         {
             await UnderLoadAsync("the path between two wallet nodes is cut until one of them ends", All, () => CutNodesAsync(paths, "wallet-1", "wallet-2"));
             await UnderLoadAsync("a wallet node is cut off from the other two", All, () => CutNodesAsync(paths, "wallet-3", "wallet-1", "wallet-2"));
-            await UnderLoadAsync("the path between a wallet node and one of its databases is cut until another has its partition", [1], () => CutStoreAsync(paths, partition: 1, "postgres-2"));
+            await UnderLoadAsync("the path between a wallet node and one of its databases is cut until another has its partition", [4], () => CutStoreAsync(paths, partition: 4, "postgres-2"));
         }
 
         if (IsAsked("at random")) await RandomFaultsAsync(paths, MinutesOf("PURSE_RANDOM_MINUTES", 1));
@@ -282,16 +282,24 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             return null;
         }
 
-        for (int i = 0; i < Wallets.Length; i++)
+        try
         {
-            int index = _cluster.Processes.FindIndex(process => process.Name == Wallets[i]);
-            LocalClusterProcess wallet = _cluster.Processes[index];
-            await LocalProcess.SignalAsync(wallet.Pid, "TERM");
-            _cluster.Processes[index] = wallet with { Command = NetworkPaths.InGroup(i, [.. wallet.Command, "--node", $"127.0.0.1:{NodePort(i)}"]) };
-            await StartAgainAsync(wallet.Name);
-        }
+            for (int i = 0; i < Wallets.Length; i++)
+            {
+                int index = _cluster.Processes.FindIndex(process => process.Name == Wallets[i]);
+                LocalClusterProcess wallet = _cluster.Processes[index];
+                await LocalProcess.SignalAsync(wallet.Pid, "TERM");
+                _cluster.Processes[index] = wallet with { Command = NetworkPaths.InGroup(i, [.. wallet.Command, "--node", $"127.0.0.1:{NodePort(i)}"]) };
+                await StartAgainAsync(wallet.Name);
+            }
 
-        return paths;
+            return paths;
+        }
+        catch
+        {
+            await paths.DisposeAsync();
+            throw;
+        }
     }
 
     readonly int _nodePort = LocalProcess.FreePort();
@@ -313,6 +321,8 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         LocalClusterProcess[] concerned = [_cluster.Of(name), .. others.Select(_cluster.Of)];
         for (Stopwatch watch = Stopwatch.StartNew(); concerned.All(_cluster.IsRunning); await Task.Delay(20)) Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), $"{name} cannot reach {string.Join(" and ", others)}, and nobody ends\n{Logs()}");
         await GoesOnAsync($"while {name} cannot reach {string.Join(" and ", others)}");
+        // Who was declared dead hears of it, and ends, a few seconds later.
+        await Task.Delay(6000);
         LocalClusterProcess[] ended = [.. concerned.Where(process => !_cluster.IsRunning(process))];
         TestContext.Current.SendDiagnosticMessage($"ended: {string.Join(' ', ended.Select(process => process.Name))}");
         foreach (LocalClusterProcess process in ended) _away[process.Address] = true;
@@ -320,7 +330,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         // It does not come in again before it reaches all.
         await GoesOnAsync($"while {string.Join(" and ", ended.Select(process => process.Name))} tries to come back");
         await NetworkPaths.HealAsync();
-        foreach (LocalClusterProcess process in ended)
+        foreach (LocalClusterProcess process in concerned)
         {
             if (!_cluster.IsRunning(_cluster.Of(process.Name))) await StartAgainAsync(process.Name);
             else await _cluster.WaitAsync(process.Name);
@@ -386,7 +396,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             if (paths is not null)
             {
                 faults.Add(($"the path between {one} and {other} is cut", [one, other, "paths"], () => CutNodesAsync(paths, one, other)));
-                faults.Add(("the path between a wallet node and postgres-2 is cut", [.. Wallets, "postgres-2", "paths"], () => CutStoreAsync(paths, 1, "postgres-2")));
+                faults.Add(("the path between a wallet node and postgres-2 is cut", [.. Wallets, "postgres-2", "paths"], () => CutStoreAsync(paths, 4, "postgres-2")));
             }
 
             (string What, string[] Touches, Func<Task> Do) first = faults[random.Next(faults.Count)];

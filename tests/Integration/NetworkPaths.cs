@@ -11,7 +11,7 @@ sealed class NetworkPaths : IAsyncDisposable
 {
     const int FirstGroup = 60_001;
 
-    static readonly string Table = $"purse_test_{Environment.ProcessId}";
+    const string Table = "purse_test";
 
     readonly int _groupsCount;
 
@@ -23,7 +23,8 @@ sealed class NetworkPaths : IAsyncDisposable
         if (Environment.UserName != "root" || !File.Exists("/usr/sbin/nft") || !File.Exists("/usr/bin/setpriv")) return null;
         // Answers belong to whoever opened the connection. It is marked from its first packet on, so that processes start after this.
         string marks = string.Join(' ', Enumerable.Range(FirstGroup, groupsCount).Select(group => string.Create(CultureInfo.InvariantCulture, $"meta skgid {group} ct direction original ct mark set {group};")));
-        return await RunAsync($"table inet {Table} {{ chain marking {{ type filter hook output priority -150; policy accept; {marks} }}; chain cutting {{ type filter hook output priority 0; policy accept; }}; }}")
+        // One that was left behind by a test that was killed goes first.
+        return await RunAsync($"add table inet {Table}\ndelete table inet {Table}\ntable inet {Table} {{ chain marking {{ type filter hook output priority -150; policy accept; {marks} }}; chain cutting {{ type filter hook output priority 0; policy accept; }}; }}")
             ? new NetworkPaths(groupsCount)
             : null;
     }

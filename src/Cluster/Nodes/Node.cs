@@ -28,8 +28,9 @@ public static class Node
     static readonly TimeSpan CallTimeout = TimeSpan.FromSeconds(5);
 
     /// <param name="more">What the process adds to its silo.</param>
+    /// <param name="endProcess">Where this node was taken for dead, and does not come to its end.</param>
     /// <param name="address">Where other nodes reach this one; port 0 takes a free one, and the next free one for clients.</param>
-    public static void AddSilo(IHostApplicationBuilder builder, ClusterMap map, IPEndPoint address, PartitionHost host, Action<ISiloBuilder> more, Action<string> log)
+    public static void AddSilo(IHostApplicationBuilder builder, ClusterMap map, IPEndPoint address, PartitionHost host, Action<ISiloBuilder> more, Action endProcess, Action<string> log)
     {
         (int siloPort, int gatewayPort) = address.Port == 0 ? (FreePort(address.Address), FreePort(address.Address)) : (address.Port, address.Port + 1);
         builder.UseOrleans(silo =>
@@ -58,7 +59,7 @@ public static class Node
             silo.Configure<SiloMessagingOptions>(options => options.ResponseTimeout = options.SystemResponseTimeout = CallTimeout);
             silo.Services.AddSingleton<IMembershipTable>(_ => map.Membership());
             silo.Services.AddSingleton(host);
-            silo.Services.AddSingleton<IFatalErrorHandler>(services => new EvictedHandler(services.GetRequiredService<IHostApplicationLifetime>(), log));
+            silo.Services.AddSingleton<IFatalErrorHandler>(services => new EvictedHandler(services.GetRequiredService<IHostApplicationLifetime>(), endProcess, log));
             // The older one deactivates grains of living nodes, too, when the node that knew where they are is gone.
 #pragma warning disable ORLEANSEXP003 // Said to be for evaluation; what it promises is what the fault suite tries, and the journals' epochs do not rest on it.
             silo.AddDistributedGrainDirectory();
@@ -92,10 +93,10 @@ public static class Node
         return ((IPEndPoint)listener.LocalEndpoint).Port;
     }
 
-    /// <summary>A node that hung, and was taken for dead, hears it when it goes on. It ends: another has its partitions, and its journals are fenced.</summary>
     static readonly TimeSpan EvictedEndsWithin = TimeSpan.FromSeconds(3);
 
-    sealed class EvictedHandler(IHostApplicationLifetime lifetime, Action<string> log) : IFatalErrorHandler
+    /// <summary>A node that hung, and was taken for dead, hears it when it goes on. It ends: another has its partitions, and its journals are fenced.</summary>
+    sealed class EvictedHandler(IHostApplicationLifetime lifetime, Action endProcess, Action<string> log) : IFatalErrorHandler
     {
         public bool IsUnexpected(Exception exception) => false;
 
@@ -103,9 +104,9 @@ public static class Node
         {
             log("This node was taken for dead, and others have its partitions: it ends. Start it again.");
             Environment.ExitCode = 1;
-            lifetime.StopApplication();
             // Callers still get their answers. Farewells to nodes that take it for dead, or that it does not reach, are not waited for.
-            _ = Task.Delay(EvictedEndsWithin, lifetime.ApplicationStopped).ContinueWith(static _ => Environment.Exit(1), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
+            _ = Task.Delay(EvictedEndsWithin).ContinueWith(_ => endProcess(), TaskScheduler.Default);
+            lifetime.StopApplication();
         }
     }
 }
@@ -135,10 +136,12 @@ sealed class Keeper(IGrainFactory grains, PartitionHost host, ISiloStatusOracle 
             foreach (HostedPartition hosted in host.Hosted)
             {
                 bool? reaches = host.Reaches(hosted.Number);
-                if (hosted.IsAbandoned || PartitionPlacement.Move(hosted.Number, host.PartitionsCount, silos.SiloAddress, active, reaches, hosted.CanServe) is not SiloAddress to) continue;
+                if (reaches != false) hosted.Keep();
+                if (PartitionPlacement.Move(hosted.Number, host.PartitionsCount, silos.SiloAddress, active, reaches, hosted.CanServe) is not SiloAddress to) continue;
                 if (reaches == false)
                 {
-                    log($"The store of partition {hosted.Number} is not in reach from here, and is from {to}: it goes there.");
+                    // Said again until it is gone: where the other node is gone as well, nothing came of it.
+                    if (!hosted.IsAbandoned) log($"The store of partition {hosted.Number} is not in reach from here, and is from {to}: it goes there.");
                     hosted.Abandon($"partition {hosted.Number} is out of reach", to);
                     continue;
                 }

@@ -31,7 +31,10 @@ public sealed class HostedPartition(int number, Action<string, SiloAddress?> rel
         release(why, to);
     }
 
-    internal bool IsAbandoned { get; private set; }
+    /// <summary>This node reaches its store again, and nobody has taken it.</summary>
+    public void Keep() => IsAbandoned = false;
+
+    public bool IsAbandoned { get; private set; }
 
     internal void Heard(SiloAddress node, bool canServe) => _words[node] = (canServe, Environment.TickCount64);
 
@@ -73,9 +76,10 @@ public sealed class PartitionHost(int partitionsCount, Func<int, Partition> star
     {
         if (number < 0 || number >= partitionsCount) throw new ArgumentOutOfRangeException(nameof(number), number, $"The cluster has {partitionsCount} partitions.");
         HostedPartition hosted = new(number, release);
-        hosted.Starting = Task.Factory.StartNew(() => Start(hosted), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
-        // Unless it was so quick that it is there already.
+        Task<Partition> starting = new(() => Start(hosted), TaskCreationOptions.LongRunning);
+        hosted.Starting = starting;
         _hosted.TryAdd(hosted, null);
+        starting.Start(TaskScheduler.Default);
         return hosted;
     }
 
@@ -88,7 +92,8 @@ public sealed class PartitionHost(int partitionsCount, Func<int, Partition> star
                 hosted.Ending.Token.ThrowIfCancellationRequested();
                 Partition partition = start(hosted.Number);
                 partition.Connect((to, messages) => _sender?.Invoke(to, messages));
-                _hosted[hosted] = partition;
+                // Abandoned meanwhile: whoever did so ends it.
+                if (!_hosted.TryUpdate(hosted, partition, null)) return partition;
                 // Another writer has it: whatever this node believes, it is not here any more.
                 _ = partition.Ended.ContinueWith(
                     _ =>

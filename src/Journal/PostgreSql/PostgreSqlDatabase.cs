@@ -238,19 +238,25 @@ public sealed class PostgreSqlDatabase : IDisposable
         }
     }
 
-    /// <summary>Whether it answers at all, as the server that takes writes.</summary>
-    /// <exception cref="IOException">It does not.</exception>
-    public async Task AskAsync()
+    /// <summary>Whether it answers at all, as a server that takes writes.</summary>
+    /// <param name="last">That it answered on before; null opens one.</param>
+    /// <returns>The connection, for the next time.</returns>
+    /// <exception cref="IOException">It does not; the connection is closed.</exception>
+    public async Task<NpgsqlConnection> AskAsync(NpgsqlConnection? last)
     {
+        NpgsqlConnection? connection = last;
         try
         {
-            await using NpgsqlConnection connection = await _source.OpenConnectionAsync();
-            await using NpgsqlCommand command = new("select 1", connection);
-            await command.ExecuteScalarAsync();
+            connection ??= await _writers.OpenConnectionAsync();
+            await using NpgsqlCommand command = new("select pg_is_in_recovery()", connection);
+            if (await command.ExecuteScalarAsync() is true) throw new IOException($"{Name} is a standby.");
+            return connection;
         }
-        catch (Exception e) when (e is NpgsqlException or TimeoutException or InvalidOperationException or System.Net.Sockets.SocketException)
+        catch (Exception e)
         {
-            throw Translate(e);
+            if (connection is not null) await connection.DisposeAsync();
+            if (e is NpgsqlException or TimeoutException or InvalidOperationException or System.Net.Sockets.SocketException) throw Translate(e);
+            throw;
         }
     }
 
