@@ -89,7 +89,7 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
     {
         LocalClusterProcess process = Of(name);
         using HttpClient http = new() { Timeout = TimeSpan.FromSeconds(5) };
-        for (long deadline = Environment.TickCount64 + 60_000; !await IsReadyAsync(process, http); await Task.Delay(50))
+        for (long deadline = Environment.TickCount64 + 120_000; !await IsReadyAsync(process, http); await Task.Delay(50))
         {
             if (!IsRunning(process) || Environment.TickCount64 > deadline) throw new IOException($"{name} does not serve: {LocalProcess.LogOf(Path.Combine(Folder, name))}");
         }

@@ -55,7 +55,7 @@ public sealed class NodeTests(ZooKeeperServer zooKeeper, PostgreSqlServer postgr
         const int Partitions = 4;
         string address = await MakeAsync(Partitions);
         TestServer one = await StartAsync(address), other = await StartAsync(address);
-        using CancellationTokenSource limit = new(TimeSpan.FromSeconds(60));
+        using CancellationTokenSource limit = new(TimeSpan.FromSeconds(120));
         // Each has its share, once both know of each other.
         while (one.Server.Partitions.Count != 2 || other.Server.Partitions.Count != 2) await Task.Delay(50, limit.Token);
         TestServer front = await StartAsync(address, NodeRole.Front);
@@ -171,7 +171,7 @@ public sealed class NodeTests(ZooKeeperServer zooKeeper, PostgreSqlServer postgr
 
         async Task HasAsync(TestServer node, int partitions)
         {
-            using CancellationTokenSource limit = new(TimeSpan.FromSeconds(60));
+            using CancellationTokenSource limit = new(TimeSpan.FromSeconds(120));
             while (node.Server.Partitions.Count(partition => partition.IsReady) != partitions) await Task.Delay(20, limit.Token);
         }
     }
