@@ -259,6 +259,7 @@ public sealed class WalletServer : IAsyncDisposable
     /// <param name="node">Of a cluster, and the partitions that it may have.</param>
     static WebApplication Build(Uri listen, PartitionDirectory directory, CurrencyEndpoints currencies, ViewHost views, (ClusterMap Map, PartitionHost? Host)? node, WalletServerOptions options)
     {
+        Leaving leaving = new();
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.WebHost.UseKestrelCore();
         builder.WebHost.ConfigureKestrel(kestrel =>
@@ -271,7 +272,7 @@ public sealed class WalletServer : IAsyncDisposable
             else kestrel.Listen(IPAddress.Parse(listen.Host.Trim('[', ']')), listen.Port, options => options.Protocols = HttpProtocols.Http1);
         });
         builder.Services.AddRoutingCore();
-        builder.Services.AddSingleton<IHostLifetime, SignalLifetime>();
+        builder.Services.AddSingleton<IHostLifetime>(services => new SignalLifetime(services.GetRequiredService<IHostApplicationLifetime>(), leaving, node is null ? TimeSpan.Zero : LeaveDelay));
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
         builder.Logging.SetMinimumLevel(LogLevel.None);
         if (node is not null) builder.Logging.AddProvider(new OrleansLog(options.Log)).AddFilter<OrleansLog>("Orleans.Runtime.MembershipService", LogLevel.Warning);
@@ -282,9 +283,13 @@ public sealed class WalletServer : IAsyncDisposable
             else if (options.Role == NodeRole.Front) Node.AddClient(builder, map);
         }
 
-
         WebApplication app = builder.Build();
         CancellationToken stopping = app.Lifetime.ApplicationStopping;
+        app.Use(next => http =>
+        {
+            if (leaving.IsTrue) http.Response.Headers.Connection = "close";
+            return next(http);
+        });
         app.Use(next =>
         {
             // What other nodes send on comes in here.
@@ -319,14 +324,14 @@ public sealed class WalletServer : IAsyncDisposable
         Metrics.Map(app);
         if (node?.Host is not null) app.MapOrleansDashboard("/dashboard");
         app.MapGet("/healthz", http => Answer.WriteAsync(http, 200, json => json.WriteString("status", "alive")));
-        app.MapGet("/readyz", http => ReadyAsync(http, directory, options.Role == NodeRole.Query ? views : null, stopping));
+        app.MapGet("/readyz", http => ReadyAsync(http, directory, options.Role == NodeRole.Query ? views : null, leaving.IsTrue || stopping.IsCancellationRequested));
         return app;
     }
 
     /// <param name="views">Where they are all that it has.</param>
-    static Task ReadyAsync(HttpContext http, PartitionDirectory directory, ViewHost? views, CancellationToken stopping)
+    static Task ReadyAsync(HttpContext http, PartitionDirectory directory, ViewHost? views, bool isStopping)
     {
-        if (stopping.IsCancellationRequested) throw Problem.From(RequestStatus.ShuttingDown, default);
+        if (isStopping) throw Problem.From(RequestStatus.ShuttingDown, default);
         if (views?.Sources.FirstOrDefault(source => source.Fault is not null || source.Lag is null) is ViewSource source)
             throw new Problem("view_unavailable", $"The view {source.View.Name} is not ready: {source.Fault ?? "it is being filled"}.");
         if (directory.Hosted.Any(partition => partition.Fault is not null)) throw Problem.From(RequestStatus.Unavailable, default);
@@ -434,8 +439,16 @@ public sealed class WalletServer : IAsyncDisposable
 
     const int CommitPatienceMilliseconds = 2000;
 
+    /// <summary>A node of a cluster says so for as long, and serves, before it takes no more: a load balancer that looks at <c>/readyz</c> each second sends nobody into a closed door.</summary>
+    static readonly TimeSpan LeaveDelay = TimeSpan.FromSeconds(2);
+
+    sealed class Leaving
+    {
+        public volatile bool IsTrue;
+    }
+
     /// <summary>SIGTERM and Ctrl-C stop the host; nothing is written to the console, which belongs to the CLI.</summary>
-    sealed class SignalLifetime(IHostApplicationLifetime lifetime) : IHostLifetime, IDisposable
+    sealed class SignalLifetime(IHostApplicationLifetime lifetime, Leaving leaving, TimeSpan delay) : IHostLifetime, IDisposable
     {
         readonly List<System.Runtime.InteropServices.PosixSignalRegistration> _signals = [];
 
@@ -446,7 +459,9 @@ public sealed class WalletServer : IAsyncDisposable
                 _signals.Add(System.Runtime.InteropServices.PosixSignalRegistration.Create(signal, context =>
                 {
                     context.Cancel = true;
-                    lifetime.StopApplication();
+                    leaving.IsTrue = true;
+                    if (delay == TimeSpan.Zero) lifetime.StopApplication();
+                    else _ = Task.Delay(delay).ContinueWith(_ => lifetime.StopApplication(), TaskScheduler.Default);
                 }));
             }
 

@@ -146,7 +146,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
             await UnderLoadAsync("the path between a wallet node and one of its databases is cut until another has its partition", [4], () => CutStoreAsync(paths, partition: 4, "postgres-2"));
         }
 
-        if (IsAsked("at random")) await RandomFaultsAsync(paths, MinutesOf("PURSE_RANDOM_MINUTES", 1));
+        if (IsAsked("at random")) await RandomFaultsAsync(paths, MinutesOf("PURSE_RANDOM_MINUTES", 0.5));
         await UnderLoadAsync("the views are rebuilt", [], () => PurseAsync("views", "rebuild", "--cluster", _cluster.Cluster));
         foreach (string name in _accounts.SelectMany(one => one))
         {
@@ -422,8 +422,12 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         _failed.Clear();
         foreach (string name in Wallets)
         {
-            await LocalProcess.SignalAsync(_cluster.Of(name).Pid, "TERM");
-            await StartAgainAsync(name);
+            LocalClusterProcess node = _cluster.Of(name);
+            await LocalProcess.SignalAsync(node.Pid, "TERM");
+            // A load balancer looks at it each second, and sends nobody there from then on.
+            await Task.Delay(1000);
+            using (HttpResponseMessage ready = await _http.GetAsync(new Uri($"{node.Address}/readyz"))) Assert.Equal(503, (int)ready.StatusCode);
+            await WithoutAsync(node, () => StartAgainAsync(name));
         }
 
         await GoesOnAsync("after the restarts");
