@@ -114,7 +114,8 @@ public abstract class JournalWriter : IDisposable
     /// <summary>Takes one block. It is durable once <see cref="Flush"/> has returned.</summary>
     /// <param name="epoch">The caller's; another than this writer's is fenced.</param>
     /// <param name="firstSequence">Must follow the last record appended.</param>
-    public void Append(
+    /// <returns>How many bytes it has.</returns>
+    public int Append(
         ulong epoch, ulong firstSequence, long timeMicros, int recordsCount, int recordSizeBytes,
         ReadOnlySpan<byte> records, ReadOnlySpan<byte> attachments, ReadOnlySpan<byte> erasable)
     {
@@ -134,6 +135,7 @@ public abstract class JournalWriter : IDisposable
             _markedNumber = Math.Max(_markedNumber, header.DurableNumber);
             if (recordsCount > 0) (_lastRecordsNumber, _lastRecordsHash) = (_number, _hash);
             Volatile.Write(ref _appendedSequence, firstSequence + (ulong)recordsCount - 1);
+            return block.Length;
         }
         catch (Exception e)
         {

@@ -57,6 +57,8 @@ public static class Amount
     public static ParseResult ToMinor(Int128 digits, int scale, int decimals, out Int128 minor)
     {
         minor = 0;
+        // Zeros behind the point say nothing: 12.300 and 12.3 are the same.
+        for (; scale > decimals && scale <= DecimalsMax && digits % 10 == 0; scale--) digits /= 10;
         if (scale > decimals) return ParseResult.TooPrecise;
         if (digits > LimitsByPower[decimals - scale]) return ParseResult.TooLarge;
         minor = digits * PowersOfTen[decimals - scale];

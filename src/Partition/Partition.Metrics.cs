@@ -18,6 +18,14 @@ public sealed partial class Partition
     /// <summary>How often each outcome was decided since the process started.</summary>
     public Tally? Tally => Volatile.Read(ref _serving)?.Core.Tally;
 
+    long _flushesCount;
+    long _journalBytes;
+
+    /// <summary>How often the journal was flushed since the process started, and how many bytes were appended to it.</summary>
+    public long FlushesCount => Volatile.Read(ref _flushesCount);
+
+    public long JournalBytes => Volatile.Read(ref _journalBytes);
+
     public ulong FlushedSequence => Volatile.Read(ref _serving)?.Journal.FlushedSequence ?? 0;
 
     /// <summary>The last block that is durable; null while it never served.</summary>

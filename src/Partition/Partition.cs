@@ -301,13 +301,15 @@ public sealed partial class Partition : IAsyncDisposable
                     // A bounded number to a flush: a stream of blocks that never ends must not keep the first one waiting.
                     for (int appended = 1; any; appended++)
                     {
-                        if (serving.JournalFault is null) Append(serving, batch!);
+                        if (serving.JournalFault is null) Interlocked.Add(ref _journalBytes, Append(serving, batch!));
                         Release(batch!);
                         batch = null;
                         any = appended < _options.BlocksInFlightMax && _appends.TryTake(out batch);
                     }
 
+                    ulong before = serving.Journal.FlushedSequence;
                     if (serving.JournalFault is null) serving.Journal.Flush();
+                    if (serving.Journal.FlushedSequence != before) Interlocked.Increment(ref _flushesCount);
                     if (isMeasured) FlushSeconds.Record(Stopwatch.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>("partition", Number));
                     if (serving.JournalFault is null && serving.Journal.WantsNext) AllocateAhead(serving);
                 }
@@ -349,7 +351,8 @@ public sealed partial class Partition : IAsyncDisposable
         });
     }
 
-    static void Append(Serving serving, EventBatch batch) => serving.Journal.Append(
+    /// <returns>How many bytes the block has.</returns>
+    static int Append(Serving serving, EventBatch batch) => serving.Journal.Append(
         serving.Journal.Epoch, batch.FirstSequence, batch.TimeMicros, batch.Count, Event.SizeBytes, batch.EventBytes, batch.Attachments, batch.Erasable);
 
     public async ValueTask DisposeAsync()

@@ -9,7 +9,7 @@ using Purse.Partitions;
 namespace Purse.Server;
 
 /// <summary>Opening, changing and reading accounts.</summary>
-sealed class AccountEndpoints
+sealed partial class AccountEndpoints
 {
     const int HistoryLimitDefault = 50;
     const int HistoryLimitMax = 1000;
@@ -23,6 +23,8 @@ sealed class AccountEndpoints
     readonly PartQuestion<AccountAsked, AccountPart> _account;
     readonly PartQuestion<BalanceAsked, BalancePart> _balance;
     readonly PartQuestion<HistoryAsked, HistoryPart> _history;
+    readonly PartQuestion<string[], OpenedPart[]> _open;
+    readonly PartQuestion<BalancesAsked, BalancePart?[]> _balances;
 
     public AccountEndpoints(PartitionDirectory directory, ViewReads views, NodeRole role, TimeProvider clock)
     {
@@ -30,6 +32,8 @@ sealed class AccountEndpoints
         _account = directory.Question("account", PartJson.Default.AccountAsked, PartJson.Default.AccountPart, AccountPartAsync);
         _balance = directory.Question("balance", PartJson.Default.BalanceAsked, PartJson.Default.BalancePart, BalancePartAsync);
         _history = directory.Question("history", PartJson.Default.HistoryAsked, PartJson.Default.HistoryPart, HistoryPartAsync);
+        _open = directory.Question("open", PartJson.Default.StringArray, PartJson.Default.OpenedPartArray, OpenPartAsync);
+        _balances = directory.Question("balances", PartJson.Default.BalancesAsked, PartJson.Default.BalancePartArray, BalancesPartAsync);
     }
 
     /// <summary>Without authentication every caller is this one.</summary>

@@ -16,6 +16,11 @@ sealed record BalanceAsked(string Account, string Currency, long? AsOfMicros, ul
 /// <param name="Event">The event that made it, as the HTTP contract writes it, where another time than now was asked for.</param>
 sealed record BalancePart(string Currency, int Decimals, Int128 Posted, Int128 Held, ulong Position, long EventMicros = 0, string? Event = null);
 
+sealed record BalancesAsked(string[] Accounts, string Currency);
+
+/// <param name="Code">Why it is not open; null where it is.</param>
+sealed record OpenedPart(bool IsCreated, string? Code, string Detail);
+
 /// <param name="Next">Where the page begins and where the last one ends, by the events' numbers in the balance; null on the first page.</param>
 sealed record HistoryAsked(string Account, string Currency, int Limit, bool Ascending, long? FromMicros, long? ToMicros, ulong? Next, ulong? End, ulong Min);
 
@@ -52,6 +57,9 @@ sealed record InDoubtPart(long PreparedMicros, string Json);
 [JsonSerializable(typeof(AccountPart))]
 [JsonSerializable(typeof(BalanceAsked))]
 [JsonSerializable(typeof(BalancePart))]
+[JsonSerializable(typeof(BalancePart[]))]
+[JsonSerializable(typeof(BalancesAsked))]
+[JsonSerializable(typeof(OpenedPart[]))]
 [JsonSerializable(typeof(HistoryAsked))]
 [JsonSerializable(typeof(HistoryPart))]
 [JsonSerializable(typeof(EventsAsked))]

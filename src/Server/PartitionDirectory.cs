@@ -45,6 +45,9 @@ sealed class PartitionDirectory
     /// <summary>Those of this process.</summary>
     public IReadOnlyList<Partition> Hosted => _all ?? _host?.Partitions ?? [];
 
+    /// <summary>Every partition, by number, where all of them are in this process; else null.</summary>
+    public IReadOnlyList<Partition>? AllHere => _all;
+
     /// <summary>Answers a request that another node sent on; set once there is somebody to do so.</summary>
     public RequestDelegate? Endpoints { get; set; }
 
@@ -75,8 +78,8 @@ sealed class PartitionDirectory
     {
         _questions[name] = async (partition, json, timeout) =>
         {
-            TAsked question = JsonSerializer.Deserialize(json.Span, asked) ?? throw new InvalidDataException($"A question about {name} is null.");
-            return JsonSerializer.SerializeToUtf8Bytes(await answerAsync(partition, question, timeout, CancellationToken.None), answered);
+            TAsked question = Read(json, asked) ?? throw new InvalidDataException($"A question about {name} is null.");
+            return Write(await answerAsync(partition, question, timeout, CancellationToken.None), answered);
         };
         return new(name, asked, answered, answerAsync);
     }
@@ -86,13 +89,18 @@ sealed class PartitionDirectory
     {
         if (_all is not null) return await question.AnswerAsync(_all[number], asked, timeout, cancellation);
         byte[] name = Encoding.UTF8.GetBytes(question.Name);
-        byte[] payload = [PartKind, (byte)name.Length, .. name, .. JsonSerializer.SerializeToUtf8Bytes(asked, question.Asked)];
+        byte[] payload = [PartKind, (byte)name.Length, .. name, .. Write(asked, question.Asked)];
         PartitionLinks.Answer answer = await _links!.AskAsync(number, payload, timeout).WaitAsync(cancellation);
         if (answer.Payload is not { Length: > 0 } bytes) throw NoAnswer(timeout, isUnknown: false);
-        if (bytes[0] == AnsweredPart) return JsonSerializer.Deserialize(bytes.AsSpan(1), question.Answered) ?? throw new InvalidDataException($"An answer about {question.Name} is null.");
+        if (bytes[0] == AnsweredPart) return Read(bytes.AsMemory(1), question.Answered) ?? throw new InvalidDataException($"An answer about {question.Name} is null.");
         using BinaryReader reader = new(new MemoryStream(bytes, 1, bytes.Length - 1));
         throw new Problem(reader.ReadString(), reader.ReadString(), reader.ReadString());
     }
+
+    /// <summary>Bytes as they are, all else as JSON.</summary>
+    static byte[] Write<T>(T value, JsonTypeInfo<T> type) => value is byte[] bytes ? bytes : JsonSerializer.SerializeToUtf8Bytes(value, type);
+
+    static T? Read<T>(ReadOnlyMemory<byte> bytes, JsonTypeInfo<T> type) => typeof(T) == typeof(byte[]) ? (T)(object)bytes.ToArray() : JsonSerializer.Deserialize(bytes.Span, type);
 
     const byte HttpKind = 0, PartKind = 1, AnsweredPart = 0, ProblemOfPart = 1;
 

@@ -166,6 +166,7 @@ public sealed class Problem(string code, string detail, string outcome = "none")
         Ledger.Outcome.AmountTooPrecise => new Problem("amount_too_precise", $"The amount has more decimals than {currency} has."),
         Ledger.Outcome.TransferNotFound => new Problem("transfer_not_found", "No transfer with this id was ever asked for. Nothing was recorded."),
         Ledger.Outcome.TransferAmbiguous => new Problem("transfer_ambiguous", "Several accounts used this id. Name one with ?account=. Nothing was recorded."),
+        Ledger.Outcome.AmountNotPositive => new Problem("amount_not_positive", "The amount must be greater than 0."),
         Ledger.Outcome.AmountTooLarge => new Problem("amount_too_large", "An amount is less than 10^30 minor units of its currency."),
         Ledger.Outcome.SameAccount => new Problem("same_account", "Payer and payee are the same account."),
         Ledger.Outcome.Overloaded => new Problem("overloaded", "As many transfers between partitions are under way as may be. This request left nothing behind; send the same again in a moment."),

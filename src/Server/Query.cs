@@ -12,7 +12,10 @@ namespace Purse.Server;
 public static class Query
 {
     static readonly TimeSpan TimeoutDefault = TimeSpan.FromSeconds(10);
-    const int TimeoutMillisecondsMax = 600_000;
+    public const int TimeoutMillisecondsMax = 600_000;
+
+    /// <param name="milliseconds">0 for the default.</param>
+    public static TimeSpan Timeout(uint milliseconds) => milliseconds == 0 ? TimeoutDefault : TimeSpan.FromMilliseconds(milliseconds);
 
     public static TimeSpan Timeout(HttpContext http)
     {

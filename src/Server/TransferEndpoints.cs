@@ -12,13 +12,14 @@ namespace Purse.Server;
 /// <summary>Moving money: transfers and holds, many at once, transactions, captures, voids, reversals.</summary>
 sealed partial class TransferEndpoints
 {
-    const int TransfersMax = 10_000;
+    public const int TransfersMax = 10_000;
 
     readonly PartitionDirectory _directory;
     readonly PartQuestion<OriginalAsked, OriginalPart> _original;
     readonly PartQuestion<byte[], byte[]> _judgement;
     readonly PartQuestion<IdAsked, IdPart> _id;
     readonly PartQuestion<CommitAsked, string[]> _commit;
+    readonly PartQuestion<byte[], byte[]> _packed;
     readonly ConcurrentBag<CommandRequest> _requests = [];
 
     public TransferEndpoints(PartitionDirectory directory)
@@ -28,6 +29,7 @@ sealed partial class TransferEndpoints
         _judgement = directory.Question("judgement", PartJson.Default.ByteArray, PartJson.Default.ByteArray, JudgeAsync);
         _id = directory.Question("id", PartJson.Default.IdAsked, PartJson.Default.IdPart, FindAsync);
         _commit = directory.Question("commit", PartJson.Default.CommitAsked, PartJson.Default.StringArray, ReadCommitAsync);
+        _packed = directory.Question("packed", PartJson.Default.ByteArray, PartJson.Default.ByteArray, ExecutePartAsync);
     }
 
     public void Map(IEndpointRouteBuilder routes)

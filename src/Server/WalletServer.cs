@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Sockets;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Hosting.Server;
 using Microsoft.AspNetCore.Hosting.Server.Features;
@@ -260,6 +261,7 @@ public sealed class WalletServer : IAsyncDisposable
     static WebApplication Build(Uri listen, PartitionDirectory directory, CurrencyEndpoints currencies, ViewHost views, (ClusterMap Map, PartitionHost? Host)? node, WalletServerOptions options)
     {
         Leaving leaving = new();
+        Http2Preface http2 = new();
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.WebHost.UseKestrelCore();
         builder.WebHost.ConfigureKestrel(kestrel =>
@@ -268,9 +270,20 @@ public sealed class WalletServer : IAsyncDisposable
             // What is larger than a request may be is still read to its end and thrown away, so that its sender hears why; beyond this the
             // connection is cut.
             kestrel.Limits.MaxRequestBodySize = 8 * Body.SizeBytesMaxOfMany;
-            if (listen.Host == "localhost") kestrel.ListenLocalhost(listen.Port, options => options.Protocols = HttpProtocols.Http1);
-            else kestrel.Listen(IPAddress.Parse(listen.Host.Trim('[', ']')), listen.Port, options => options.Protocols = HttpProtocols.Http1);
+            kestrel.Limits.Http2.InitialStreamWindowSize = kestrel.Limits.Http2.InitialConnectionWindowSize = Http2WindowBytes;
+            kestrel.Limits.Http2.MaxFrameSize = Http2FrameBytesMax;
+            if (listen.Host == "localhost") kestrel.ListenLocalhost(listen.Port, Http1);
+            else kestrel.Listen(IPAddress.Parse(listen.Host.Trim('[', ']')), listen.Port, Http1);
+            kestrel.Listen(http2.EndPoint, static options => options.Protocols = HttpProtocols.Http2);
         });
+        void Http1(ListenOptions options)
+        {
+            options.Protocols = HttpProtocols.Http1;
+            http2.Use(options);
+        }
+
+        builder.Services.AddSingleton<IConnectionListenerFactory>(http2);
+        builder.Services.AddGrpc(grpc => grpc.MaxReceiveMessageSize = Body.SizeBytesMaxOfMany);
         builder.Services.AddRoutingCore();
         builder.Services.AddSingleton<IHostLifetime>(services => new SignalLifetime(services.GetRequiredService<IHostApplicationLifetime>(), leaving, node is null ? TimeSpan.Zero : LeaveDelay));
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
@@ -283,6 +296,10 @@ public sealed class WalletServer : IAsyncDisposable
             else if (options.Role == NodeRole.Front) Node.AddClient(builder, map);
         }
 
+        TransferEndpoints transfers = new(directory);
+        ViewReads reads = new(views, directory.Count);
+        AccountEndpoints accounts = new(directory, reads, options.Role, TimeProvider.System);
+        builder.Services.AddSingleton(services => new GrpcEndpoints(directory, transfers, accounts, IsDurable(options.DataFolder), services.GetRequiredService<IHostApplicationLifetime>().ApplicationStopping));
         WebApplication app = builder.Build();
         CancellationToken stopping = app.Lifetime.ApplicationStopping;
         app.Use(next => http =>
@@ -302,7 +319,7 @@ public sealed class WalletServer : IAsyncDisposable
         });
         app.UseRouting();
         if (options.Role == NodeRole.Query) app.Use(next => http => http.GetEndpoint()?.Metadata.GetMetadata<NeedsPartitions>() is null ? next(http) : throw NodeRoles.ViewsOnly());
-        if (options.Role == NodeRole.Write) app.Use(next => http => !http.Request.Path.StartsWithSegments("/v1", StringComparison.Ordinal) || PartitionDirectory.IsSentOn(http) ? next(http) : throw NodeRoles.NoCallers());
+        if (options.Role == NodeRole.Write) app.Use(next => http => !IsForCallers(http.Request.Path) || PartitionDirectory.IsSentOn(http) ? next(http) : throw NodeRoles.NoCallers());
         if (node is not null)
         {
             app.Use(next => http =>
@@ -313,9 +330,9 @@ public sealed class WalletServer : IAsyncDisposable
         }
 
         RouteGroupBuilder partitions = app.MapGroup("").WithMetadata(new NeedsPartitions());
-        new TransferEndpoints(directory).Map(partitions);
-        ViewReads reads = new(views, directory.Count);
-        new AccountEndpoints(directory, reads, options.Role, TimeProvider.System).Map(partitions, app);
+        transfers.Map(partitions);
+        partitions.MapGrpcService<GrpcEndpoints>();
+        accounts.Map(partitions, app);
         new SearchEndpoints(reads).Map(app);
         currencies.Map(partitions);
         new EventEndpoints(directory, stopping).Map(partitions);
@@ -327,6 +344,14 @@ public sealed class WalletServer : IAsyncDisposable
         app.MapGet("/readyz", http => ReadyAsync(http, directory, options.Role == NodeRole.Query ? views : null, leaving.IsTrue || stopping.IsCancellationRequested));
         return app;
     }
+
+    // Batches of a stream are large and many; the defaults are for pages.
+    const int Http2WindowBytes = 8 * 1024 * 1024, Http2FrameBytesMax = 1024 * 1024;
+
+    static bool IsForCallers(PathString path) => path.StartsWithSegments("/v1", StringComparison.Ordinal) || path.StartsWithSegments("/purse.v1.Wallet", StringComparison.Ordinal);
+
+    /// <summary>A folder in memory forgets with the machine, whatever is flushed. PostgreSQL's writers look at its settings themselves, and refuse to write without.</summary>
+    public static bool IsDurable(string? dataFolder) => dataFolder is null || new DriveInfo(Path.GetFullPath(dataFolder)).DriveFormat is not ("tmpfs" or "ramfs");
 
     /// <param name="views">Where they are all that it has.</param>
     static Task ReadyAsync(HttpContext http, PartitionDirectory directory, ViewHost? views, bool isStopping)
