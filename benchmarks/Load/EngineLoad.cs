@@ -19,42 +19,39 @@ public sealed class EngineLoad : IAsyncDisposable
 
     public int AccountsCount { get; }
 
-    /// <summary>How many of a hundred transfers one account pays, of those of a partition.</summary>
-    public int HotPercent { get; set; }
-
-    /// <summary>Ids that rise with time, as those are that their makers want to be kind to an index; else random ones.</summary>
-    public bool HasOrderedIds { get; set; }
+    /// <summary>Of each partition's transfers; its accounts are drawn from those that live there.</summary>
+    readonly LoadShape[] _shapes;
 
     long _lastId = Stopwatch.GetTimestamp();
 
     const long OpeningBalance = 1_000_000_000;
 
-    EngineLoad(IReadOnlyList<IJournalStore> stores, int accounts, int queuedCommandsMax)
+    EngineLoad(IReadOnlyList<IJournalStore> stores, LoadShape shape, int queuedCommandsMax)
     {
         int partitionsCount = stores.Count;
-        AccountsCount = accounts;
+        int accounts = AccountsCount = shape.Accounts;
         PartitionOptions options = new() { QueuedCommandsMax = queuedCommandsMax };
         foreach (IJournalStore store in stores) _partitions.Add(Partition.Start(store, partitionsCount, options, TimeProvider.System, static _ => { }));
         foreach (Partition partition in _partitions) partition.Connect(_partitions);
         AccountName[] all = [.. Enumerable.Range(0, accounts).Select(i => AccountName.Parse($"account-{i}"))];
         _names = [.. Enumerable.Range(0, partitionsCount).Select(number => all.Where(name => name.PartitionOf(partitionsCount) == number).ToArray())];
+        _shapes = [.. _names.Select(names => shape with { Accounts = names.Length })];
     }
 
     /// <param name="stores">One for each partition.</param>
-    public static async Task<EngineLoad> StartAsync(IReadOnlyList<IJournalStore> stores, int accounts, int batch, int clients)
+    public static async Task<EngineLoad> StartAsync(IReadOnlyList<IJournalStore> stores, LoadShape shape, int batch, int clients)
     {
-        EngineLoad load = new(stores, accounts, Math.Max(65_536, batch * clients * 2));
+        EngineLoad load = new(stores, shape, Math.Max(65_536, batch * clients * 2));
         for (int number = 0; number < stores.Count; number++)
         {
-            if (load._names[number].Length < 2) throw new IOException($"Of {accounts} accounts fewer than two live in partition {number}; give more with --accounts.");
+            if (load._names[number].Length < 2) throw new IOException($"Of {shape.Accounts} accounts fewer than two live in partition {number}; give more with --accounts.");
             await OpenAsync(load._partitions[number], load._names[number], Usd);
         }
 
         return load;
     }
 
-    /// <param name="crossPercent">How many of a hundred transfers have their payee in another partition.</param>
-    public async Task<Measured> RunAsync(string name, long transfers, int batch, int clients, int crossPercent, Action<double> progress)
+    public async Task<Measured> RunAsync(string name, long transfers, int batch, int clients, Action<double> progress, LoadProgress? live = null)
     {
         long perClient = Math.Max(1, transfers / clients / batch) * batch;
         int requestsPerClient = (int)(perClient / batch);
@@ -63,15 +60,16 @@ public sealed class EngineLoad : IAsyncDisposable
         Stopwatch watch = Stopwatch.StartNew();
         await Task.WhenAll(Enumerable.Range(0, clients).Select(client => Task.Run(async () =>
         {
-            Random random = new(HashCode.Combine(client, Environment.TickCount));
+            Random random = new();
             CommandRequest request = new(batch) { Count = batch };
             for (int r = 0; r < requestsPerClient; r++)
             {
                 int home = (client + r) % _partitions.Count;
-                Fill(request, home, crossPercent, random);
+                Fill(request, home, random);
                 long started = Stopwatch.GetTimestamp();
                 RequestStatus status = await _partitions[home].SubmitAsync(request, TimeSpan.FromMinutes(1));
-                latencies[client * requestsPerClient + r] = Stopwatch.GetTimestamp() - started;
+                long took = Stopwatch.GetTimestamp() - started;
+                latencies[client * requestsPerClient + r] = took;
                 if (status != RequestStatus.Answered) throw new IOException($"The partition answered {status}.");
                 foreach (ref readonly Decision decision in request.Decisions.AsSpan())
                 {
@@ -79,28 +77,31 @@ public sealed class EngineLoad : IAsyncDisposable
                 }
 
                 progress((double)Interlocked.Add(ref done, batch) / transfers);
+                live?.Add(batch, took);
             }
         })));
-        return Measured.From(name, perClient * clients, clients, batch, watch.Elapsed, latencies, refused);
+        return Measured.From(name, perClient * clients, clients, batch, watch.Elapsed, latencies, refused) with { Accounts = AccountsCount };
     }
 
-    void Fill(CommandRequest request, int home, int crossPercent, Random random)
+    void Fill(CommandRequest request, int home, Random random)
     {
         AccountName[] names = _names[home];
+        LoadShape shape = _shapes[home];
         Span<byte> id = stackalloc byte[16];
         for (int i = 0; i < request.Count; i++)
         {
-            int from = random.Next(100) < HotPercent ? 0 : random.Next(names.Length), to = (from + 1 + random.Next(names.Length - 1)) % names.Length;
+            int from = shape.Draw(random), to = (from + 1 + random.Next(names.Length - 1)) % names.Length;
             random.NextBytes(id);
             ref Command command = ref request.Commands[i];
             command.Kind = CommandKind.Transfer;
             command.Account = names[from];
-            AccountName[] others = random.Next(100) < crossPercent ? _names[(home + 1 + random.Next(_names.Length - 1)) % _names.Length] : names;
+            AccountName[] others = shape.CrossPercent > 0 && random.Next(100) < shape.CrossPercent ? _names[(home + 1 + random.Next(_names.Length - 1)) % _names.Length] : names;
             command.Counterparty = others == names ? names[to] : others[random.Next(others.Length)];
             command.Currency = Usd;
             command.AmountDigits = 1 + random.Next(100);
             command.AmountScale = 2;
-            command.TransactionId = HasOrderedIds ? new UInt128((ulong)Interlocked.Increment(ref _lastId), 1) : System.Buffers.Binary.BinaryPrimitives.ReadUInt128LittleEndian(id);
+            command.Pending = shape.HoldPercent > 0 && random.Next(100) < shape.HoldPercent;
+            command.TransactionId = shape.HasOrderedIds ? new UInt128((ulong)Interlocked.Increment(ref _lastId), 1) : System.Buffers.Binary.BinaryPrimitives.ReadUInt128LittleEndian(id);
         }
     }
 

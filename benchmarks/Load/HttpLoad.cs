@@ -22,11 +22,12 @@ public static class HttpLoad
 
     /// <param name="servers">Each gets its share of the connections.</param>
     /// <param name="choose">Who pays, and who is paid.</param>
-    public static async Task<Measured> RunAsync(string name, Uri[] servers, long transfers, Func<Random, (string From, string To)> choose, int batch, int connections, Action<double> progress)
+    public static async Task<Measured> RunAsync(string name, Uri[] servers, long transfers, Func<Random, (string From, string To)> choose, int batch, int connections, Action<double> progress, LoadProgress? live = null)
     {
         int perConnection = (int)Math.Max(1, transfers / connections / batch);
         long[] latencies = new long[perConnection * connections];
         long refused = 0, done = 0;
+        TimeSpan cpu = Environment.CpuUsage.TotalTime;
         Stopwatch watch = Stopwatch.StartNew();
         await Task.WhenAll(Enumerable.Range(0, connections).Select(c => Task.Run(async () =>
         {
@@ -37,7 +38,9 @@ public static class HttpLoad
                 string body = batch == 1 ? Transfer(random) : $$"""{"transfers":[{{string.Join(',', Enumerable.Range(0, batch).Select(_ => Transfer(random)))}}]}""";
                 long started = Stopwatch.GetTimestamp();
                 (int status, int completed) = await connection.PostAsync(batch == 1 ? "/v1/wallet/balance_transfer" : "/v1/wallet/transfers", body);
-                latencies[c * perConnection + i] = Stopwatch.GetTimestamp() - started;
+                long took = Stopwatch.GetTimestamp() - started;
+                latencies[c * perConnection + i] = took;
+                live?.Add(batch, took);
                 if (status != 200) Interlocked.Add(ref refused, batch);
                 else if (batch > 1) Interlocked.Add(ref refused, batch - completed);
                 progress((double)Interlocked.Add(ref done, batch) / transfers);
@@ -49,7 +52,7 @@ public static class HttpLoad
                 return $$"""{"from_account":"{{from}}","to_account":"{{to}}","amount":"0.{{1 + random.Next(99):00}}","currency":"USD","transaction_id":"{{Guid.NewGuid()}}"}""";
             }
         })));
-        return Measured.From(name, (long)perConnection * batch * connections, connections, batch, watch.Elapsed, latencies, refused);
+        return Measured.From(name, (long)perConnection * batch * connections, connections, batch, watch.Elapsed, latencies, refused) with { ClientCpuSeconds = (Environment.CpuUsage.TotalTime - cpu).TotalSeconds };
     }
 
     /// <summary>Opens the accounts a load moves money between, each with a deposit.</summary>

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Text.Json;
+using Purse.Client;
 using Purse.Cluster.Local;
 using Purse.Load;
 using Purse.Server;
@@ -16,43 +17,48 @@ static partial class BenchCommand
 
     static Command CreateCompare()
     {
-        Option<long> transfers = new("--transfers") { Description = "How many of Purse's own; of the others a share that takes about as long.", DefaultValueFactory = _ => 2_000_000 };
+        Option<long> transfers = new("--transfers") { Description = "How many of Purse's own; of the others a share that takes about as long.", DefaultValueFactory = _ => 4_000_000 };
         Option<int> accounts = new("--accounts") { Description = "How many accounts.", DefaultValueFactory = _ => 10_000 };
         Option<int> hot = HotOption();
+        Option<bool> zipf = new("--zipf") { Description = "Accounts pay as often as Zipf's law says, in place of all alike." };
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("compare", "Measure Purse beside rows in PostgreSQL, on one server and on two, a script in Redis, an echo over HTTP and the bare disk.") { transfers, accounts, hot, json };
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => CompareAsync(parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(hot), parsed.GetValue(json))));
+        Command command = new("compare", "Measure Purse beside rows in PostgreSQL, on one server and on two, a script in Redis, an echo over HTTP and the bare disk.") { transfers, accounts, hot, zipf, json };
+        command.SetAction((parsed, _) => Terminal.RunAsync(() => CompareAsync(
+            parsed.GetValue(transfers), new LoadShape { Accounts = parsed.GetValue(accounts), HotPercent = parsed.GetValue(hot), IsZipf = parsed.GetValue(zipf) }, parsed.GetValue(json))));
         return command;
     }
 
-    static async Task<int> CompareAsync(long transfers, int accounts, int hot, bool asJson)
+    static async Task<int> CompareAsync(long transfers, LoadShape shape, bool asJson)
     {
-        const int Batch = 4_096, Clients = 4, Many = 64, RowsBatch = 500, RedisPipeline = 50;
-        if (transfers < 1 || accounts < 2) throw new StartException("--transfers must be at least 1, and --accounts at least 2.");
-        CheckHot(hot);
+        const int Batch = 4_096, StreamBatch = 8_000, Clients = 4, Many = 64, RowsBatch = 500, RedisPipeline = 50;
+        if (transfers < 1) throw new StartException("--transfers must be at least 1.");
+        Check(shape);
         string folder = Path.GetFullPath($"purse-bench-{Environment.ProcessId}");
+        int accounts = shape.Accounts;
         List<Compared> results = [];
-        Func<Random, int> draw = random => random.Next(100) < hot ? 0 : random.Next(accounts);
+        Func<Random, int> draw = shape.Draw;
+        bool hasPostgreSql = LocalPostgreSql.ProgramsFolder is not null;
         try
         {
-            await using (Stores stores = await Stores.MakeAsync(Path.Combine(folder, "engine"), 0, 1))
-            await using (EngineLoad load = await EngineLoad.StartAsync(stores.All, accounts, Batch, Clients))
+            using (ServerProcess server = await ServerProcess.StartAsync(Path.Combine(folder, "grpc")))
+            await using (GrpcLoad load = await GrpcLoad.StartAsync(server.Address, 1, Clients, StreamBatch, PurseProtocol.Grpc, shape))
             {
-                load.HotPercent = hot;
-                await load.RunAsync("", transfers / 10, Batch, Clients, 0, static _ => { });
-                await AddAsync("Purse, in process, in batches", progress => load.RunAsync("", transfers, Batch, Clients, 0, progress), load.IsBalancedAsync);
+                await load.RunAsync("", transfers / 10, StreamBatch, Clients, new LoadProgress());
+                await AddAsync("Purse, by its client", _ => load.RunAsync("", transfers, StreamBatch, Clients, new LoadProgress()), load.IsBalancedAsync);
             }
 
-            await using (Stores stores = await Stores.MakeAsync(Path.Combine(folder, "two"), 0, 2))
-            await using (EngineLoad load = await EngineLoad.StartAsync(stores.All, accounts, Batch, Clients))
+            await EngineAsync("Purse, in process", 0, 1, 0, transfers);
+            await EngineAsync("Purse, in process, all between two partitions", 0, 2, 100, transfers / 4);
+            if (hasPostgreSql)
             {
-                load.HotPercent = hot;
-                await load.RunAsync("", transfers / 10, Batch, Clients, 100, static _ => { });
-                await AddAsync("Purse, in process, all between two partitions", progress => load.RunAsync("", transfers / 4, Batch, Clients, 100, progress), load.IsBalancedAsync);
+                await EngineAsync("Purse, in process, journal in PostgreSQL", 1, 1, 0, transfers / 2);
+                await EngineAsync("Purse, in process, all between two PostgreSQL servers", 2, 2, 100, transfers / 20);
             }
 
             using (ServerProcess server = await ServerProcess.StartAsync(Path.Combine(folder, "http")))
+            using (ServerProcess echo = await ServerProcess.StartAsync(["bench-echo"]))
             {
+                // Opened by JSON, one by one.
                 int some = Math.Min(accounts, 1000);
                 await HttpLoad.OpenAccountsAsync(server.Address, some);
                 Func<Random, (string, string)> choose = random =>
@@ -60,24 +66,20 @@ static partial class BenchCommand
                     int from = draw(random) % some, to = (from + 1 + random.Next(some - 1)) % some;
                     return ($"account-{from}", $"account-{to}");
                 };
-                foreach (int connections in new[] { 1, Many })
+                foreach (int connections in new[] { 1, 16, Many })
                 {
-                    long count = connections == 1 ? transfers / 400 : transfers / 20;
+                    long count = connections == 1 ? transfers / 400 : transfers / 40;
                     await HttpLoad.RunAsync("", [server.Address], count / 4, choose, 1, connections, static _ => { });
-                    await AddAsync("Purse, over HTTP, one by one", progress => HttpLoad.RunAsync("", [server.Address], count, choose, 1, connections, progress), null);
+                    await AddAsync("Purse, in JSON, one by one", progress => HttpLoad.RunAsync("", [server.Address], count, choose, 1, connections, progress), null);
+                    await HttpLoad.RunAsync("", echo.Address, count / 4, some, connections, static _ => { });
+                    await AddAsync("an echo on the same Kestrel, which keeps nothing", progress => HttpLoad.RunAsync("", echo.Address, count, some, connections, progress), null);
                 }
 
                 await HttpLoad.RunAsync("", [server.Address], transfers / 20, choose, RowsBatch, Clients, static _ => { });
-                await AddAsync("Purse, over HTTP, many a request", progress => HttpLoad.RunAsync("", [server.Address], transfers / 5, choose, RowsBatch, Clients, progress), null);
+                await AddAsync("Purse, in JSON, many a request", progress => HttpLoad.RunAsync("", [server.Address], transfers / 5, choose, RowsBatch, Clients, progress), null);
             }
 
-            using (ServerProcess echo = await ServerProcess.StartAsync(["bench-echo"]))
-            {
-                await HttpLoad.RunAsync("", echo.Address, transfers / 80, 1000, Many, static _ => { });
-                await AddAsync("an echo on the same Kestrel, which keeps nothing", progress => HttpLoad.RunAsync("", echo.Address, transfers / 20, 1000, Many, progress), null);
-            }
-
-            if (LocalPostgreSql.ProgramsFolder is null) Terminal.Note("PostgreSQL is not installed: rows are not measured.");
+            if (!hasPostgreSql) Terminal.Note("PostgreSQL is not installed: rows are not measured.");
             else
             {
                 await using Stores servers = await Stores.MakeAsync(Path.Combine(folder, "rows"), 2, 2);
@@ -112,8 +114,16 @@ static partial class BenchCommand
         }
 
         if (asJson) Console.WriteLine(JsonSerializer.Serialize(results, Terminal.Indented));
-        else Print(results, accounts, hot);
+        else Print(results, shape);
         return results.Exists(one => one.IsBalanced == false || one.Measured.Refused > 0) ? Exit.Failed : Exit.Done;
+
+        async Task EngineAsync(string way, int servers, int partitions, int crossPercent, long count)
+        {
+            await using Stores stores = await Stores.MakeAsync(Path.Combine(folder, $"engine-{servers}-{partitions}"), servers, partitions);
+            await using EngineLoad load = await EngineLoad.StartAsync(stores.All, shape with { CrossPercent = crossPercent }, Batch, Clients);
+            await load.RunAsync("", count / 10, Batch, Clients, static _ => { });
+            await AddAsync(way, progress => load.RunAsync("", count, Batch, Clients, progress), load.IsBalancedAsync);
+        }
 
         async Task AddAsync(string way, Func<Action<double>, Task<Measured>> run, Func<Task<bool>>? check)
         {
@@ -122,7 +132,7 @@ static partial class BenchCommand
         }
     }
 
-    static void Print(List<Compared> results, int accounts, int hot)
+    static void Print(List<Compared> results, LoadShape shape)
     {
         double own = results[0].Measured.TransfersPerSecond;
         Table table = new Table().Border(TableBorder.Rounded).AddColumn("way").AddColumn("clients", c => c.RightAligned()).AddColumn("batch", c => c.RightAligned()).AddColumn("transfers", c => c.RightAligned())
@@ -135,7 +145,8 @@ static partial class BenchCommand
         }
 
         Terminal.Out.Write(table);
-        Console.WriteLine($"{accounts:N0} accounts, {(hot == 0 ? "all alike" : $"one of which pays {hot} of a hundred")}; random ids; everything but the echo flushed before it is answered; clients on the same machine. The first two have no socket in between; the echo and the rows on two servers draw their accounts alike; over HTTP there are 1 000 of them at most. Redis keeps no history, and the rows keep entries.");
+        string pays = shape.HotPercent > 0 ? $"one of which pays {shape.HotPercent} of a hundred" : shape.IsZipf ? "which pay as Zipf's law says" : "all alike";
+        Console.WriteLine($"{shape.Accounts:N0} accounts, {pays}; random ids; everything but the echo flushed before it is answered; callers on the same machine. What is in process has no socket in between; the echo and the rows on two servers draw their accounts alike; in JSON there are 1 000 of them at most. Redis keeps no history, and the rows keep entries.");
         if (results.Sum(one => one.Measured.Refused) is > 0 and long refused) Terminal.Error($"{refused} transfers were refused.");
     }
 }

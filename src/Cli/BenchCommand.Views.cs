@@ -25,7 +25,7 @@ static partial class BenchCommand
     {
         Directory.CreateDirectory(folder);
         List<ViewMeasured> results = [];
-        await load.RunAsync("", transfers, batch, clients, 0, static _ => { });
+        await load.RunAsync("", transfers, batch, clients, static _ => { });
         results.Add(await MeasureAsync(load, new SqliteView(Path.Combine(folder, "view.db"), load.Partitions.Count), transfers, batch, clients));
         if (LocalPostgreSql.ProgramsFolder is null) Terminal.Note("PostgreSQL is not installed: its view is not measured.");
         else
@@ -47,13 +47,13 @@ static partial class BenchCommand
     static async Task<ViewMeasured> MeasureAsync(EngineLoad load, IView view, long transfers, int batch, int clients)
     {
         string name = view.Name.Split(' ')[0];
-        Measured without = await Terminal.ProgressAsync($"without {name}", progress => load.RunAsync("", transfers, batch, clients, 0, progress));
+        Measured without = await Terminal.ProgressAsync($"without {name}", progress => load.RunAsync("", transfers, batch, clients, progress));
         ulong events = load.Partitions.Aggregate(0ul, (sum, partition) => sum + partition.FlushedSequence);
         Stopwatch watch = Stopwatch.StartNew();
         await using ViewFeeder feeder = new(view, load.Partitions.Count, () => load.Partitions, Terminal.Note);
         await Terminal.ProgressAsync($"{name} catches up", progress => ShownAsync(load, feeder, progress));
         double caughtUp = events / 2 / watch.Elapsed.TotalSeconds;
-        Measured with = await Terminal.ProgressAsync($"with {name}", progress => load.RunAsync("", transfers, batch, clients, 0, progress));
+        Measured with = await Terminal.ProgressAsync($"with {name}", progress => load.RunAsync("", transfers, batch, clients, progress));
         watch.Restart();
         await Terminal.ProgressAsync($"{name} catches up", progress => ShownAsync(load, feeder, progress));
         double behind = watch.Elapsed.TotalSeconds;
@@ -68,7 +68,7 @@ static partial class BenchCommand
         watch.Restart();
         for (int i = 0; i < 500; i++)
         {
-            await load.RunAsync("", 100, 100, 1, 0, static _ => { });
+            await load.RunAsync("", 100, 100, 1, static _ => { });
             if (watch.Elapsed < TimeSpan.FromMilliseconds(10 * (i + 1))) await Task.Delay(TimeSpan.FromMilliseconds(10 * (i + 1)) - watch.Elapsed);
         }
 

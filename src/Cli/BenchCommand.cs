@@ -1,5 +1,8 @@
 using System.CommandLine;
+using System.Diagnostics;
+using System.Text.Encodings.Web;
 using System.Text.Json;
+using Purse.Client;
 using Purse.Cluster.Local;
 using Purse.Journal;
 using Purse.Load;
@@ -9,43 +12,58 @@ using Spectre.Console;
 
 namespace Purse.Cli;
 
-/// <summary>The load command: transfers in process, and over HTTP beside an echo on the same Kestrel in the same run.</summary>
+/// <summary>The load command: durable transfers a second, through the network by default, as they are in production.</summary>
 static partial class BenchCommand
 {
+    /// <param name="Transfers">Null for as many as suit the mode; so are batch and clients.</param>
+    sealed record Asked(string Mode, long? Transfers, int? Batch, int? Clients, int Connections, int Partitions, string Journal, int Stores, Uri? Server, bool AsJson, LoadShape Shape);
+
     public static Command Create()
     {
-        Option<string> mode = new("--mode") { Description = "engine, http, views, cluster (starts one, of --partitions, at least 12), or all: engine and http.", DefaultValueFactory = _ => "all" };
-        mode.AcceptOnlyFromAmong("engine", "http", "views", "cluster", "all");
-        Option<long> transfers = new("--transfers") { Description = "How many in process; over HTTP a share of it that takes about as long.", DefaultValueFactory = _ => 5_000_000 };
-        Option<int> accounts = new("--accounts") { Description = "How many accounts, used uniformly.", DefaultValueFactory = _ => 10_000 };
-        Option<int> batch = new("--batch") { Description = "Transfers a request, in process.", DefaultValueFactory = _ => 4_096 };
-        Option<int> clients = new("--clients") { Description = "Concurrent clients, in process.", DefaultValueFactory = _ => 4 };
-        Option<int> partitions = new("--partitions") { Description = "In process: over how many journals the accounts are spread.", DefaultValueFactory = _ => 1 };
-        Option<int> cross = new("--cross") { Description = "In process: of a hundred transfers, how many go to another partition; measured after as many that do not.", DefaultValueFactory = _ => 0 };
-        Option<string> journal = new("--journal") { Description = "In process: file or postgres, which starts PostgreSQL servers of its own.", DefaultValueFactory = _ => "file" };
+        Option<string> mode = new("--mode")
+        {
+            Description = "grpc: by the client, over the network. http: in JSON, by bare connections. engine: in process. cluster: starts one, of --partitions, at least 12. views: how far they are behind.",
+            DefaultValueFactory = _ => "grpc",
+        };
+        mode.AcceptOnlyFromAmong("engine", "grpc", "http", "views", "cluster");
+        Option<long?> transfers = new("--transfers") { Description = "How many. 10 million in batches, 200 000 one by one." };
+        Option<int> accounts = new("--accounts") { Description = "How many accounts.", DefaultValueFactory = _ => 10_000 };
+        Option<int?> batch = new("--batch") { Description = "Transfers a request. 8 000 by grpc, 4 096 in process, 1 by http." };
+        Option<int?> clients = new("--clients") { Description = "Callers at once, each of which waits for its answer. 4; 64 by http." };
+        Option<int> connections = new("--connections") { Description = "By grpc: over how many connections they are spread.", DefaultValueFactory = _ => 1 };
+        Option<int> hot = HotOption();
+        Option<int> hold = new("--hold") { Description = "Of a hundred transfers, how many only set the money aside.", DefaultValueFactory = _ => 0 };
+        Option<bool> zipf = new("--zipf") { Description = "Accounts pay as often as Zipf's law says, in place of all alike." };
+        Option<string> ids = new("--ids") { Description = "random, or ordered as time is.", DefaultValueFactory = _ => "random" };
+        ids.AcceptOnlyFromAmong("random", "ordered");
+        Option<int> partitions = new("--partitions") { Description = "Over how many journals the accounts are spread.", DefaultValueFactory = _ => 1 };
+        Option<int> cross = new("--cross") { Description = "Of a hundred transfers, how many go to another partition.", DefaultValueFactory = _ => 0 };
+        Option<string> journal = new("--journal") { Description = "file; or in process postgres, which starts PostgreSQL servers of its own.", DefaultValueFactory = _ => "file" };
         journal.AcceptOnlyFromAmong("file", "postgres");
         Option<int> stores = new("--stores") { Description = "Over how many PostgreSQL servers the partitions are spread.", DefaultValueFactory = _ => 1 };
-        Option<int> hot = HotOption();
-        Option<string> ids = new("--ids") { Description = "In process: random, or ordered as time is.", DefaultValueFactory = _ => "random" };
-        ids.AcceptOnlyFromAmong("random", "ordered");
+        Option<Uri?> server = new("--server") { Description = "A server that runs already, by grpc or http; it opens accounts of its own there. Without it, it starts one." };
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("bench", "Measure durable transfers a second on a folder of its own.") { mode, transfers, accounts, batch, clients, hot, ids, partitions, cross, journal, stores, json };
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(
-            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(partitions), parsed.GetValue(cross), parsed.GetValue(journal)!, parsed.GetValue(stores), parsed.GetValue(hot), parsed.GetValue(ids) == "ordered", parsed.GetValue(json))));
+        Command command = new("bench", "Measure durable transfers a second.") { mode, transfers, accounts, batch, clients, connections, hot, hold, zipf, ids, partitions, cross, journal, stores, server, json };
+        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(new Asked(
+            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(connections), parsed.GetValue(partitions), parsed.GetValue(journal)!, parsed.GetValue(stores), parsed.GetValue(server), parsed.GetValue(json),
+            new LoadShape
+            {
+                Accounts = parsed.GetValue(accounts),
+                HotPercent = parsed.GetValue(hot),
+                HoldPercent = parsed.GetValue(hold),
+                CrossPercent = parsed.GetValue(cross),
+                HasOrderedIds = parsed.GetValue(ids) == "ordered",
+                IsZipf = parsed.GetValue(zipf),
+            }))));
         command.Subcommands.Add(CreateCompare());
         return command;
     }
 
     static Option<int> HotOption() => new("--hot") { Description = "Of a hundred transfers, how many one account pays.", DefaultValueFactory = _ => 0 };
 
-    static void CheckHot(int hot)
-    {
-        if (hot is < 0 or > 100) throw new StartException($"--hot is {hot}; it must be 0 to 100.");
-    }
-
     public static Command CreateEcho()
     {
-        Command command = new("bench-echo", "The echo that `bench` compares with.") { Hidden = true };
+        Command command = new("bench-echo", "The echo that `bench compare` compares with.") { Hidden = true };
         command.SetAction((_, _) => Terminal.RunAsync(async () =>
         {
             await EchoServer.RunAsync(address => Console.WriteLine($"{ServeCommand.ReadyPrefix}{address.GetLeftPart(UriPartial.Authority)} (echo)"));
@@ -54,50 +72,158 @@ static partial class BenchCommand
         return command;
     }
 
-    static async Task<int> RunAsync(string mode, long transfers, int accounts, int batch, int clients, int partitions, int cross, string journal, int storesCount, int hot, bool hasOrderedIds, bool asJson)
+    static void Check(Asked asked)
     {
-        if (transfers < 1 || batch < 1 || clients < 1) throw new StartException("--transfers, --batch and --clients must be at least 1.");
-        if (partitions < 1 || partitions > DataFolder.PartitionsMax) throw new StartException($"--partitions is {partitions}; it must be 1 to {DataFolder.PartitionsMax}.");
-        if (cross is < 0 or > 100 || (cross > 0 && partitions == 1)) throw new StartException($"--cross is {cross}; it must be 0 to 100, and needs --partitions of 2 or more.");
-        if (storesCount < 1 || storesCount > partitions) throw new StartException($"--stores is {storesCount}; it must be 1 to --partitions.");
-        CheckHot(hot);
-        if (accounts < 2) throw new StartException("--accounts must be at least 2.");
+        if (asked.Transfers < 1 || asked.Batch < 1 || asked.Clients < 1 || asked.Connections < 1) throw new StartException("--transfers, --batch, --clients and --connections must be at least 1.");
+        if (asked.Partitions < 1 || asked.Partitions > DataFolder.PartitionsMax) throw new StartException($"--partitions is {asked.Partitions}; it must be 1 to {DataFolder.PartitionsMax}.");
+        if (asked.Stores < 1 || asked.Stores > asked.Partitions) throw new StartException($"--stores is {asked.Stores}; it must be 1 to --partitions.");
+        Check(asked.Shape);
+        if (asked.Shape.CrossPercent > 0 && asked is { Partitions: 1, Server: null }) throw new StartException($"--cross is {asked.Shape.CrossPercent}; it needs --partitions of 2 or more.");
+        if (asked.Journal == "postgres" && asked.Mode != "engine") throw new StartException("--journal postgres is for --mode engine; a server over PostgreSQL is a cluster: --mode cluster, or --server with the address of one.");
+        if (asked.Server is not null && asked.Mode is not ("grpc" or "http")) throw new StartException("--server is for --mode grpc and http.");
+        if (asked.Mode == "http" && asked.Shape is not { HoldPercent: 0, CrossPercent: 0, HasOrderedIds: false }) throw new StartException("--hold, --cross and --ids are for --mode grpc and engine.");
+    }
+
+    static void Check(LoadShape shape)
+    {
+        foreach ((string name, int percent) in new[] { ("--hot", shape.HotPercent), ("--hold", shape.HoldPercent), ("--cross", shape.CrossPercent) })
+        {
+            if (percent is < 0 or > 100) throw new StartException($"{name} is {percent}; it must be 0 to 100.");
+        }
+
+        if (shape.Accounts < 2) throw new StartException($"--accounts is {shape.Accounts}; it must be at least 2.");
+    }
+
+    static async Task<int> RunAsync(Asked asked)
+    {
+        Check(asked);
         // Beside the data of a real server rather than in a temporary folder, which may be memory.
         string folder = Path.GetFullPath($"purse-bench-{Environment.ProcessId}");
-        List<Measured> results = [];
         try
         {
-            if (mode is "engine" or "all")
+            switch (asked.Mode)
             {
-                await using Stores stores = await Stores.MakeAsync(Path.Combine(folder, "engine"), journal == "postgres" ? storesCount : 0, partitions);
-                await using EngineLoad load = await EngineLoad.StartAsync(stores.All, accounts, batch, clients);
-                (load.HotPercent, load.HasOrderedIds) = (hot, hasOrderedIds);
-                if (cross == 0) results.Add(await Terminal.ProgressAsync("engine", progress => load.RunAsync("engine", transfers, batch, clients, 0, progress)));
-                else await CrossAsync(load, transfers, batch, clients, cross, results);
-                if (journal == "postgres") await RowsAsync(stores.ConnectionStrings, accounts, cross, hot, results);
-            }
+                case "views":
+                {
+                    (long transfers, int batch, int clients) = (asked.Transfers ?? 5_000_000, asked.Batch ?? 4_096, asked.Clients ?? 4);
+                    await using Stores stores = await Stores.MakeAsync(Path.Combine(folder, "engine"), 0, asked.Partitions);
+                    await using EngineLoad load = await EngineLoad.StartAsync(stores.All, asked.Shape, batch, clients);
+                    List<ViewMeasured> views = await ViewsAsync(Path.Combine(folder, "views"), load, transfers, batch, clients);
+                    if (asked.AsJson) Console.WriteLine(JsonSerializer.Serialize(views, Terminal.Indented));
+                    else Print(views);
+                    return Exit.Done;
+                }
 
-            if (mode == "views")
-            {
-                await using Stores stores = await Stores.MakeAsync(Path.Combine(folder, "engine"), 0, partitions);
-                await using EngineLoad load = await EngineLoad.StartAsync(stores.All, accounts, batch, clients);
-                List<ViewMeasured> views = await ViewsAsync(Path.Combine(folder, "views"), load, transfers, batch, clients);
-                if (asJson) Console.WriteLine(JsonSerializer.Serialize(views, Terminal.Indented));
-                else Print(views);
-                return Exit.Done;
-            }
+                case "cluster":
+                {
+                    List<Measured> results = [];
+                    await ClusterAsync(folder, Math.Max(asked.Partitions, 12), Math.Min(asked.Transfers ?? 20_000, 20_000), results);
+                    if (asked.AsJson) Console.WriteLine(JsonSerializer.Serialize(results, Terminal.Indented));
+                    else Print(results);
+                    return results.Exists(r => r.Refused > 0) ? Exit.Failed : Exit.Done;
+                }
 
-            if (mode == "cluster") await ClusterAsync(folder, Math.Max(partitions, 12), Math.Min(transfers, 20_000), results);
-            if (mode is "http" or "all") await HttpAsync(Path.Combine(folder, "http"), transfers, Math.Min(accounts, 1000), results);
+                default:
+                    Measured measured = asked.Mode switch
+                    {
+                        "engine" => await EngineAsync(folder, asked),
+                        "http" => await HttpAsync(folder, asked),
+                        _ => await GrpcAsync(folder, asked),
+                    };
+                    if (asked.AsJson) Console.WriteLine(ToJson(asked, measured));
+                    else Print(asked, measured);
+                    if (measured.Refused > 0) Terminal.Error($"{measured.Refused} transfers were not done.");
+                    if (measured.IsBalanced == false) Terminal.Error("The balances are not what the answers said.");
+                    return measured.Refused > 0 || measured.IsBalanced == false ? Exit.Failed : Exit.Done;
+            }
         }
         finally
         {
             if (Directory.Exists(folder)) Directory.Delete(folder, recursive: true);
         }
+    }
 
-        if (asJson) Console.WriteLine(JsonSerializer.Serialize(results, Terminal.Indented));
-        else Print(results);
-        return results.Exists(r => r.Refused > 0) ? Exit.Failed : Exit.Done;
+    static async Task<Measured> EngineAsync(string folder, Asked asked)
+    {
+        (long transfers, int batch, int clients) = (asked.Transfers ?? 10_000_000, asked.Batch ?? 4_096, asked.Clients ?? 4);
+        await using Stores stores = await Stores.MakeAsync(folder, asked.Journal == "postgres" ? asked.Stores : 0, asked.Partitions);
+        await using EngineLoad load = await EngineLoad.StartAsync(stores.All, asked.Shape, batch, clients);
+        await load.RunAsync("", Math.Max(transfers / 20, 1), batch, clients, static _ => { });
+        LoadProgress progress = new();
+        (long bytes, long flushes, TimeSpan cpu) = (Sum(partition => partition.JournalBytes), Sum(partition => partition.FlushesCount), Environment.CpuUsage.TotalTime);
+        Measured measured = await Terminal.LiveAsync(transfers, progress, () => Task.FromResult(Sum(partition => partition.JournalBytes) - bytes), () => load.RunAsync("engine", transfers, batch, clients, static _ => { }, progress));
+        return measured with
+        {
+            IsDurable = WalletServer.IsDurable(folder),
+            JournalBytesPerTransfer = (double)(Sum(partition => partition.JournalBytes) - bytes) / measured.Transfers,
+            Flushes = Sum(partition => partition.FlushesCount) - flushes,
+            ServerRssBytes = Environment.WorkingSet,
+            ServerCpuSeconds = (Environment.CpuUsage.TotalTime - cpu).TotalSeconds,
+            IsBalanced = await load.IsBalancedAsync(),
+        };
+
+        long Sum(Func<Partition, long> what) => load.Partitions.Sum(what);
+    }
+
+    static async Task<Measured> GrpcAsync(string folder, Asked asked)
+    {
+        (int batch, int clients) = (asked.Batch ?? 8_000, asked.Clients ?? 4);
+        if (batch > 10_000) throw new StartException($"--batch is {batch}; it must be 1 to 10000.");
+        long transfers = asked.Transfers ?? (batch == 1 ? 200_000 : 10_000_000);
+        using ServerProcess? own = asked.Server is null ? await ServerProcess.StartAsync(folder, asked.Partitions) : null;
+        await using GrpcLoad load = await GrpcLoad.StartAsync(asked.Server ?? own!.Address, asked.Connections, clients, batch, PurseProtocol.Grpc, asked.Shape);
+        await load.RunAsync("", Math.Max(transfers / 20, 1), batch, clients, new LoadProgress());
+        return await MeasureAsync(transfers, own, load.DescribeAsync, (progress) => load.RunAsync("grpc", transfers, batch, clients, progress), load.IsBalancedAsync);
+    }
+
+    static async Task<Measured> HttpAsync(string folder, Asked asked)
+    {
+        (int batch, int connections) = (asked.Batch ?? 1, asked.Clients ?? 64);
+        long transfers = asked.Transfers ?? (batch == 1 ? 200_000 : 2_000_000);
+        using ServerProcess? own = asked.Server is null ? await ServerProcess.StartAsync(folder, asked.Partitions) : null;
+        Uri server = asked.Server ?? own!.Address;
+        await using PurseClient client = new(server);
+        string[] accounts = [.. Enumerable.Range(0, asked.Shape.Accounts).Select(i => $"h{DateTimeOffset.UtcNow:yyyyMMddHHmmss}-{i}")];
+        foreach (string[] some in accounts.Chunk(10_000))
+        {
+            await client.OpenAccountsAsync(some);
+            await client.TransfersAsync(some.Select(account => new Transfer("@world", account, 1_000_000_000m, "USD")).ToArray());
+        }
+
+        Func<Random, (string, string)> choose = random =>
+        {
+            int from = asked.Shape.Draw(random), to = (from + 1 + random.Next(accounts.Length - 1)) % accounts.Length;
+            return (accounts[from], accounts[to]);
+        };
+        await HttpLoad.RunAsync("", [server], Math.Max(transfers / 10, 1), choose, batch, connections, static _ => { });
+        return await MeasureAsync(
+            transfers, own, () => client.DescribeAsync(), async progress => await HttpLoad.RunAsync("http", [server], transfers, choose, batch, connections, static _ => { }, progress) with { Accounts = accounts.Length }, async () =>
+        {
+            Int128 sum = 0;
+            foreach (string[] some in accounts.Chunk(10_000)) sum += (await client.GetPostedAsync(some, "USD")).Aggregate(Int128.Zero, (all, one) => all + one.Digits);
+            return sum == (Int128)accounts.Length * 1_000_000_000_00;
+        });
+    }
+
+    /// <param name="own">Null where it is somebody else's, at which no more can be looked than what it says.</param>
+    static async Task<Measured> MeasureAsync(long transfers, ServerProcess? own, Func<Task<ServerDescription>> describe, Func<LoadProgress, Task<Measured>> run, Func<Task<bool>> isBalanced)
+    {
+        LoadProgress progress = new();
+        ServerDescription before = await describe();
+        using Process? process = own is null ? null : Process.GetProcessById(own.Id);
+        TimeSpan cpu = process?.TotalProcessorTime ?? default;
+        Measured measured = await Terminal.LiveAsync(transfers, progress, async () => (long)((await describe()).JournalBytes - before.JournalBytes), () => run(progress));
+        process?.Refresh();
+        ServerDescription after = await describe();
+        return measured with
+        {
+            IsDurable = after.IsDurable,
+            JournalBytesPerTransfer = (double)(after.JournalBytes - before.JournalBytes) / measured.Transfers,
+            Flushes = (long)(after.Flushes - before.Flushes),
+            ServerRssBytes = process?.WorkingSet64,
+            ServerCpuSeconds = process is null ? null : (process.TotalProcessorTime - cpu).TotalSeconds,
+            IsBalanced = await isBalanced(),
+        };
     }
 
     /// <summary>Where the partitions keep their journals: folders, or databases of servers that were started for them.</summary>
@@ -120,6 +246,7 @@ static partial class BenchCommand
                 stores._databases.Add(new PostgreSqlDatabase(new PostgreSqlOptions { ConnectionString = server.ConnectionString }));
             }
 
+            Directory.CreateDirectory(folder);
             for (int number = 0; number < partitions; number++)
                 stores.All.Add(serversCount == 0 ? new FileStore(new FileDisk(Path.Combine(folder, $"{number}")), number, new JournalOptions()) : new PostgreSqlStore(stores._databases[number % serversCount], number));
             return stores;
@@ -132,70 +259,69 @@ static partial class BenchCommand
         }
     }
 
-    /// <summary>Local ones and those across, in turn on the same partitions: in batches, and one at a time.</summary>
-    static async Task CrossAsync(EngineLoad load, long transfers, int batch, int clients, int cross, List<Measured> results)
-    {
-        const int OneAtATime = 2_000;
-        await load.RunAsync("", Math.Max(transfers / 10, batch * clients), batch, clients, cross, static _ => { });
-        foreach (int percent in new[] { 0, cross })
-            results.Add(await Terminal.ProgressAsync(Name(percent), progress => load.RunAsync(Name(percent), transfers, batch, clients, percent, progress)));
-        foreach (int percent in new[] { 0, 100 })
-            results.Add(await Terminal.ProgressAsync(Name(percent), progress => load.RunAsync(Name(percent), OneAtATime, 1, 1, percent, progress)));
-
-        static string Name(int percent) => percent == 0 ? "engine, local" : $"engine, {percent} % across";
-    }
-
-    /// <summary>The same servers, with rows in place of journals.</summary>
-    static async Task RowsAsync(IEnumerable<string> servers, int accounts, int cross, int hot, List<Measured> results)
-    {
-        const int Clients = 32, Transfers = 20_000;
-        if (cross == 0)
+    static string ToJson(Asked asked, Measured measured) => JsonSerializer.Serialize(
+        new
         {
-            await using RowsLoad rows = await RowsLoad.StartAsync(servers.Take(1), accounts, Clients);
-            await rows.RunAsync("", Transfers / 10, Clients, static _ => { });
-            results.Add(await Terminal.ProgressAsync("rows", progress => rows.RunAsync("rows", Transfers, Clients, progress, random => random.Next(100) < hot ? 0 : random.Next(accounts))));
-        }
-        else if (servers.Count() > 1)
-        {
-            await using RowsLoad rows = await RowsLoad.StartAsync(servers.Take(2), accounts, Clients);
-            await rows.RunTwoPhaseAsync("", Transfers / 10, Clients, static _ => { });
-            results.Add(await Terminal.ProgressAsync("rows, two-phase", progress => rows.RunTwoPhaseAsync("rows, two-phase", Transfers, Clients, progress)));
-            results.Add(await Terminal.ProgressAsync("rows, two-phase", progress => rows.RunTwoPhaseAsync("rows, two-phase", Transfers / 10, 1, progress)));
-        }
-    }
+            mode = asked.Mode,
+            measured.Transfers,
+            measured.Accounts,
+            measured.Batch,
+            measured.Clients,
+            hot_percent = asked.Shape.HotPercent,
+            hold_percent = asked.Shape.HoldPercent,
+            zipf = asked.Shape.IsZipf,
+            ids = asked.Shape.HasOrderedIds ? "ordered" : "random",
+            asked.Partitions,
+            cross_percent = asked.Shape.CrossPercent,
+            asked.Journal,
+            durable = measured.IsDurable,
+            transfers_per_second = measured.TransfersPerSecond,
+            latency_ms = new { p50 = measured.LatencyMillisecondsP50, p99 = measured.LatencyMillisecondsP99, p999 = measured.LatencyMillisecondsP999, max = measured.LatencyMillisecondsMax },
+            journal_bytes_per_transfer = measured.JournalBytesPerTransfer,
+            measured.Flushes,
+            server_rss_bytes = measured.ServerRssBytes,
+            server_cpu_seconds = measured.ServerCpuSeconds,
+            client_cpu_seconds = measured.ClientCpuSeconds,
+            measured.Refused,
+            balanced = measured.IsBalanced,
+        },
+        new JsonSerializerOptions { WriteIndented = true, PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
 
-    static async Task HttpAsync(string folder, long transfers, int accounts, List<Measured> results)
+    static void Print(Asked asked, Measured measured)
     {
-        using ServerProcess echo = await ServerProcess.StartAsync(["bench-echo"]);
-        using ServerProcess server = await ServerProcess.StartAsync(folder);
-        await HttpLoad.OpenAccountsAsync(server.Address, accounts);
-        foreach (int connections in new[] { 1, 16, 64 })
-        {
-            long count = Math.Max(connections, transfers * (connections == 1 ? 2 : 20) / 500);
-            // Warm first, then measured.
-            await HttpLoad.RunAsync("", echo.Address, count / 4, accounts, connections, static _ => { });
-            await HttpLoad.RunAsync("", server.Address, count / 4, accounts, connections, static _ => { });
-            results.Add(await Terminal.ProgressAsync($"echo, {connections} connections", progress => HttpLoad.RunAsync("echo", echo.Address, count, accounts, connections, progress)));
-            results.Add(await Terminal.ProgressAsync($"http, {connections} connections", progress => HttpLoad.RunAsync("http", server.Address, count, accounts, connections, progress)));
-        }
+        Table table = new Table().Border(TableBorder.Rounded).AddColumn(asked.Mode).AddColumn(new TableColumn($"{measured.Transfers:N0} transfers").RightAligned());
+        void Row(string name, string value) => table.AddRow(name, value);
+        Row("transfers a second", $"[bold]{measured.TransfersPerSecond:N0}[/]");
+        Row("latency of a request, p50 / p99", $"{measured.LatencyMillisecondsP50:0.00} / {measured.LatencyMillisecondsP99:0.00} ms");
+        Row("p99.9 / longest", $"{measured.LatencyMillisecondsP999:0.00} / {measured.LatencyMillisecondsMax:0.00} ms");
+        Row("journal", $"{measured.JournalBytesPerTransfer:0} B a transfer, {measured.Flushes:N0} flushes");
+        Row(asked.Mode == "engine" ? "CPU, callers included" : "CPU of the server / of the callers", asked.Mode == "engine" ? $"{Micros(measured.ServerCpuSeconds)} µs a transfer" : $"{Micros(measured.ServerCpuSeconds)} / {Micros(measured.ClientCpuSeconds)} µs a transfer");
+        if (measured.ServerRssBytes is long rss) Row("memory", $"{rss / 1e6:N0} MB");
+        Row("balances", measured.IsBalanced == true ? "[green]what the answers said[/]" : "[red]not what the answers said[/]");
+        Terminal.Out.Write(table);
+        LoadShape shape = asked.Shape;
+        string pays = shape.IsZipf ? ", Zipf" : "";
+        if (shape.HotPercent > 0) pays += $", one of which pays {shape.HotPercent} %";
+        Console.WriteLine(
+            $"{(measured.IsDurable == true ? "Durable (flushed before answered)" : "NOT durable: the folder is in memory")}, ids remembered; {measured.Clients} callers, {measured.Batch:N0} a request; {measured.Accounts:N0} accounts{pays}; "
+            + $"{(shape.HasOrderedIds ? "ordered" : "random")} ids; callers on the same machine.");
+
+        string Micros(double? seconds) => seconds is double s ? $"{s * 1e6 / measured.Transfers:0.00}" : "?";
     }
 
     static void Print(List<Measured> results)
     {
-        Table table = new Table().Border(TableBorder.Rounded).AddColumn("mode").AddColumn("clients", c => c.RightAligned()).AddColumn("batch", c => c.RightAligned())
-            .AddColumn("transfers", c => c.RightAligned()).AddColumn("transfers/s", c => c.RightAligned()).AddColumn("p50 ms", c => c.RightAligned())
-            .AddColumn("p99 ms", c => c.RightAligned()).AddColumn("max ms", c => c.RightAligned()).AddColumn("of echo", c => c.RightAligned()).AddColumn("server CPU µs", c => c.RightAligned());
+        Table table = new Table().Border(TableBorder.Rounded).AddColumn("mode");
+        foreach (string column in (string[])["clients", "batch", "transfers", "transfers/s", "p50 ms", "p99 ms", "max ms", "server CPU µs"]) table.AddColumn(column, c => c.RightAligned());
         foreach (Measured one in results)
         {
-            Measured? echo = one.Name == "http" ? results.Find(r => r.Name == "echo" && r.Clients == one.Clients) : null;
             table.AddRow(
                 one.Name, $"{one.Clients}", $"{one.Batch}", $"{one.Transfers:N0}", $"{one.TransfersPerSecond:N0}", $"{one.LatencyMillisecondsP50:0.00}",
-                $"{one.LatencyMillisecondsP99:0.00}", $"{one.LatencyMillisecondsMax:0.0}", echo is null ? "" : $"{one.TransfersPerSecond / echo.TransfersPerSecond:0.00}",
-                one.ServerCpuSeconds is double seconds ? $"{seconds * 1e6 / one.Transfers:0}" : "");
+                $"{one.LatencyMillisecondsP99:0.00}", $"{one.LatencyMillisecondsMax:0.0}", one.ServerCpuSeconds is double seconds ? $"{seconds * 1e6 / one.Transfers:0}" : "");
         }
 
         Terminal.Out.Write(table);
-        Console.WriteLine("engine and http are durable (flushed before answered), with ids remembered, clients on the same machine; echo keeps nothing.");
+        Console.WriteLine("Durable (flushed before answered), with ids remembered, callers on the same machine.");
         if (results.Sum(r => r.Refused) is > 0 and long refused) Terminal.Error($"{refused} requests were not answered with 200.");
     }
 }

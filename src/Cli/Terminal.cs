@@ -1,8 +1,10 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
+using System.Diagnostics;
 using System.Text.Json;
 using Purse.Journal;
 using Purse.Ledger;
+using Purse.Load;
 using Purse.Partitions;
 using Purse.Server;
 using Spectre.Console;
@@ -70,6 +72,41 @@ static class Terminal
                 ProgressTask task = context.AddTask(Markup.Escape(title), maxValue: 1);
                 return await work(done => task.Value = done);
             });
+    }
+
+    /// <summary>A line a second on stderr: how far it is, how fast, how long requests took, what the journal grew by. Where somebody watches, each takes the place of the last.</summary>
+    public static async Task<T> LiveAsync<T>(long transfers, LoadProgress progress, Func<Task<long>> journalBytes, Func<Task<T>> work)
+    {
+        using CancellationTokenSource end = new();
+        bool isWatched = Err.Profile.Capabilities.Interactive && !Console.IsErrorRedirected;
+        Task showing = ShowAsync();
+        try
+        {
+            return await work();
+        }
+        finally
+        {
+            await end.CancelAsync();
+            await showing;
+            if (isWatched) Console.Error.Write("\r\e[K");
+        }
+
+        async Task ShowAsync()
+        {
+            Stopwatch watch = Stopwatch.StartNew();
+            long before = 0;
+            double then = 0;
+            while (!end.IsCancellationRequested)
+            {
+                await Task.Delay(1000, end.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                if (end.IsCancellationRequested) return;
+                (long done, double now) = (progress.Done, watch.Elapsed.TotalSeconds);
+                double[] latencies = progress.TakeLatenciesMilliseconds(0.5, 0.99);
+                string line = $"{100.0 * done / transfers,3:0} %  {(done - before) / (now - then),9:N0} transfers/s  p50 {latencies[0]:0.0} ms  p99 {latencies[1]:0.0} ms  journal {await journalBytes() / 1e6:N0} MB";
+                Console.Error.Write(isWatched ? $"\r\e[K{line}" : line + "\n");
+                (before, then) = (done, now);
+            }
+        }
     }
 
     public static Option<bool> JsonOption() => new("--json") { Description = "Print the result as JSON." };

@@ -162,10 +162,18 @@ public sealed class CommandLineTests
         Assert.Equal("sum 0", output.Split('\n', StringSplitOptions.RemoveEmptyEntries)[^1]);
     }
 
-    [Fact]
-    public async Task The_load_command_measures()
+    [Theory]
+    [InlineData("grpc", "500", "2", "--hot", "20", "--hold", "10", "--partitions", "2", "--cross", "30")]
+    [InlineData("engine", "500", "2", "--zipf", "--ids", "ordered")]
+    [InlineData("http", "1", "16")]
+    public async Task The_load_command_measures(string mode, string batch, string clients, params string[] more)
     {
-        JsonElement results = await PurseProcess.JsonAsync("bench", "--mode", "engine", "--transfers", "20000", "--accounts", "100", "--batch", "500", "--clients", "2");
-        Assert.Equal((20_000, 0), (results[0].GetProperty("Transfers").GetInt64(), results[0].GetProperty("Refused").GetInt64()));
+        JsonElement result = await PurseProcess.JsonAsync(["bench", "--mode", mode, "--transfers", "16000", "--accounts", "100", "--batch", batch, "--clients", clients, .. more]);
+        Assert.Equal((mode, 16_000, 0), (result.GetProperty("mode").GetString(), result.GetProperty("transfers").GetInt64(), result.GetProperty("refused").GetInt64()));
+        Assert.True(result.GetProperty("durable").GetBoolean() && result.GetProperty("balanced").GetBoolean());
+        foreach (string name in (string[])["transfers_per_second", "journal_bytes_per_transfer", "flushes", "server_rss_bytes", "server_cpu_seconds"]) Assert.True(result.GetProperty(name).GetDouble() > 0, name);
+        double[] latencies = [.. ((string[])["p50", "p99", "p999", "max"]).Select(name => result.GetProperty("latency_ms").GetProperty(name).GetDouble())];
+        Assert.Equal(latencies.Order(), latencies);
+        Assert.True(latencies[0] > 0);
     }
 }
