@@ -41,11 +41,11 @@ static partial class BenchCommand
         Option<string> journal = new("--journal") { Description = "file; or in process postgres, which starts PostgreSQL servers of its own.", DefaultValueFactory = _ => "file" };
         journal.AcceptOnlyFromAmong("file", "postgres");
         Option<int> stores = new("--stores") { Description = "Over how many PostgreSQL servers the partitions are spread.", DefaultValueFactory = _ => 1 };
-        Option<Uri?> server = new("--server") { Description = "A server that runs already, by grpc or http; it opens accounts of its own there. Without it, it starts one." };
+        Option<string?> server = new("--server") { Description = "A server that runs already, by grpc or http; it opens accounts of its own there. Without it, it starts one." };
         Option<bool> json = Terminal.JsonOption();
         Command command = new("bench", "Measure durable transfers a second.") { mode, transfers, accounts, batch, clients, connections, hot, hold, zipf, ids, partitions, cross, journal, stores, server, json };
         command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(new Asked(
-            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(connections), parsed.GetValue(partitions), parsed.GetValue(journal)!, parsed.GetValue(stores), parsed.GetValue(server), parsed.GetValue(json),
+            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(connections), parsed.GetValue(partitions), parsed.GetValue(journal)!, parsed.GetValue(stores), ToUri(parsed.GetValue(server)), parsed.GetValue(json),
             new LoadShape
             {
                 Accounts = parsed.GetValue(accounts),
@@ -58,6 +58,9 @@ static partial class BenchCommand
         command.Subcommands.Add(CreateCompare());
         return command;
     }
+
+    static Uri? ToUri(string? server) => server is null ? null
+        : Uri.TryCreate(server, UriKind.Absolute, out Uri? uri) && uri.Scheme == Uri.UriSchemeHttp ? uri : throw new StartException($"--server is '{server}'; give an address such as http://127.0.0.1:7070.");
 
     static Option<int> HotOption() => new("--hot") { Description = "Of a hundred transfers, how many one account pays.", DefaultValueFactory = _ => 0 };
 

@@ -214,12 +214,12 @@ public sealed class FileJournal : JournalWriter
         try
         {
             file = disk.Open(temporary, writable: true, create: true);
-            byte[] zeros = new byte[4 * 1024 * 1024];
-            for (long offset = 0; offset < options.SegmentSizeBytes; offset += zeros.Length)
+            const int Piece = 4 * 1024 * 1024;
+            for (long offset = 0; offset < options.SegmentSizeBytes; offset += Piece)
             {
                 // Zeros for real, and flushed bit by bit: overwriting allocated blocks later needs no commit of the file system's
                 // journal, and a flush of the segment in use never waits for a whole segment of zeros.
-                file.Write(zeros.AsSpan(0, (int)Math.Min(zeros.Length, options.SegmentSizeBytes - offset)), offset);
+                file.WriteZeros(offset, (int)Math.Min(Piece, options.SegmentSizeBytes - offset));
                 file.Flush();
             }
 
