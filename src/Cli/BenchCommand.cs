@@ -56,6 +56,7 @@ static partial class BenchCommand
                 IsZipf = parsed.GetValue(zipf),
             }))));
         command.Subcommands.Add(CreateCompare());
+        command.Subcommands.Add(CreateIds());
         return command;
     }
 

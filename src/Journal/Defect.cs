@@ -25,6 +25,9 @@ internal enum JournalDefect
 
     /// <summary>The epoch is written over itself, and one that cannot be read fences nobody. It was so once.</summary>
     EpochLostByTornWrite,
+
+    /// <summary>A page of a run is believed, whatever its checksum says.</summary>
+    RunPageBelieved,
 }
 
 internal static class Injected

@@ -36,6 +36,8 @@ public abstract class JournalWriter : IDisposable
     ulong _flushedNumber;
     ulong _markedNumber;
     ulong _flushedMark;
+    ulong _markedSequence;
+    ulong _flushedMarkSequence;
     ulong _lastRecordsNumber;
     Hash256 _lastRecordsHash;
     Hash256 _flushedHash;
@@ -86,6 +88,9 @@ public abstract class JournalWriter : IDisposable
     /// <summary>The highest block of which the journal itself can prove that it was durable.</summary>
     public virtual ulong MarkedNumber => Volatile.Read(ref _flushedMark);
 
+    /// <summary>Its last event.</summary>
+    public virtual ulong MarkedSequence => Volatile.Read(ref _flushedMarkSequence);
+
     /// <summary>Whether records were flushed, and an empty block after them is still needed to prove it.</summary>
     public virtual bool WantsMark => _markedNumber < _lastRecordsNumber && _flushedNumber >= _lastRecordsNumber;
 
@@ -132,7 +137,7 @@ public abstract class JournalWriter : IDisposable
             _number = header.Number;
             _hash = BlockHeader.ComputeHash(block);
             _timeMicros = timeMicros;
-            _markedNumber = Math.Max(_markedNumber, header.DurableNumber);
+            (_markedNumber, _markedSequence) = (Math.Max(_markedNumber, header.DurableNumber), Math.Max(_markedSequence, header.DurableSequence));
             if (recordsCount > 0) (_lastRecordsNumber, _lastRecordsHash) = (_number, _hash);
             Volatile.Write(ref _appendedSequence, firstSequence + (ulong)recordsCount - 1);
             return block.Length;
@@ -152,7 +157,7 @@ public abstract class JournalWriter : IDisposable
     public void Flush()
     {
         ThrowIfDead();
-        ulong number = _number, sequence = _appendedSequence, mark = _markedNumber;
+        ulong number = _number, sequence = _appendedSequence, mark = _markedNumber, markSequence = _markedSequence;
         Hash256 hash = _hash;
         if (number == _flushedNumber) return;
         try
@@ -170,6 +175,7 @@ public abstract class JournalWriter : IDisposable
         }
 
         Volatile.Write(ref _flushedMark, mark);
+        Volatile.Write(ref _flushedMarkSequence, markSequence);
         lock (_floorLock)
         {
             (_flushedNumber, _flushedHash) = (number, hash);

@@ -23,13 +23,14 @@ public sealed class Names(long seed)
     /// <summary>Names are kept for ever, so there is an end to them: 4 GiB, less room for those that one command may bring.</summary>
     public bool IsFull => _end > uint.MaxValue - (4u << ChunkBits);
 
-    /// <summary>0 where the name was never spoken of.</summary>
+    /// <summary>0 where the name was never spoken of. May be called from any thread, which finds what was there when it began.</summary>
     public uint Find(in AccountName name)
     {
         ulong hash = Hash(name.Utf8);
+        ulong[] slots = Volatile.Read(ref _slots);
         for (ulong slot = hash; ; slot++)
         {
-            ulong entry = _slots[slot & (ulong)(_slots.Length - 1)];
+            ulong entry = Volatile.Read(ref slots[slot & (ulong)(slots.Length - 1)]);
             if (entry == 0) return 0;
             if (entry >> 32 == hash >> 32 && Utf8((uint)entry).SequenceEqual(name.Utf8)) return (uint)entry;
         }
@@ -75,14 +76,15 @@ public sealed class Names(long seed)
     {
         ulong[] slots = new ulong[length];
         for (uint number = 1; number <= _offsets.Count; number++) Insert(slots, Hash(Utf8(number)), number);
-        _slots = slots;
+        Volatile.Write(ref _slots, slots);
     }
 
     static void Insert(ulong[] slots, ulong hash, uint number)
     {
         ulong slot = hash;
         while (slots[slot & (ulong)(slots.Length - 1)] != 0) slot++;
-        slots[slot & (ulong)(slots.Length - 1)] = (hash & 0xffff_ffff_0000_0000) | number;
+        // The name is there before its number can be found.
+        Volatile.Write(ref slots[slot & (ulong)(slots.Length - 1)], (hash & 0xffff_ffff_0000_0000) | number);
     }
 
     ulong Hash(ReadOnlySpan<byte> name) => XxHash3.HashToUInt64(name, seed);

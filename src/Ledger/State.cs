@@ -77,10 +77,13 @@ struct LimitsOfBalance
 /// </summary>
 /// <param name="tableSeed">Places names and ids in tables; changes no outcome and no written byte.</param>
 /// <param name="partition">Which of so many partitions it is; with the names, that says which accounts live here.</param>
-public sealed class State(long tableSeed, int partition = 0, int partitionsCount = 1)
+/// <param name="eventsPerGeneration">Ids of older events than those of the last so many may be kept elsewhere.</param>
+public sealed class State(long tableSeed, int partition = 0, int partitionsCount = 1, ulong eventsPerGeneration = State.EventsPerGeneration)
 {
     /// <summary>Written first, so that a state of another form is refused and never misread.</summary>
-    const uint FormatVersion = 2;
+    const uint FormatVersion = 3;
+
+    public const ulong EventsPerGeneration = 4_000_000;
 
     internal readonly Chunked<Account> AccountList = new();
     internal readonly Chunked<Balance> BalanceList = new();
@@ -94,7 +97,7 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
 
     public Names Names { get; } = new(tableSeed);
 
-    public TransactionIds Ids { get; } = new(tableSeed);
+    public TransactionIds Ids { get; } = new(tableSeed, eventsPerGeneration);
 
     public Holds Holds { get; } = new();
 
@@ -235,7 +238,7 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
         }
 
         Attempts.Write(writer);
-        Ids.Write(writer);
+        Ids.Write(writer, LastSequence);
     }
 
     public void Read(Stream stream)
@@ -259,7 +262,7 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
         }
 
         Attempts.Read(reader, AccountList);
-        Ids.Read(reader);
+        Ids.Read(reader, LastSequence);
         for (int i = 0; i < BalanceList.Count; i++) AddToSum(BalanceList[i].Currency, BalanceList[i].Posted);
         Check.That(UnbalancedCurrencies == 0, "the balances of every currency in a snapshot add up to 0");
     }

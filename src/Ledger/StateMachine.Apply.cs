@@ -220,6 +220,7 @@ public sealed partial class StateMachine
 
         State.LastSequence = sequence;
         State.LastTimeMicros = timeMicros;
+        State.Ids.Reach(sequence);
     }
 
     /// <summary>Holds after every command, and after every block.</summary>

@@ -124,6 +124,7 @@ public sealed partial class StateMachine
         if (!command.Account.IsEmpty && !command.Account.IsSystem && home == 0) return Outcome.TransferNotFound;
         if (command.Account.IsEmpty)
         {
+            if (state.Ids.IsCrowded(command.TransactionId)) return Outcome.TransferAmbiguous;
             List<uint> homes = [.. state.Ids.FindAll(command.OriginalId, HomesMax + 1).Select(one => one.Home)];
             foreach (Attempt attempt in state.Attempts.FindAll(command.OriginalId))
             {

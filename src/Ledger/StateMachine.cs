@@ -494,6 +494,34 @@ public sealed partial class StateMachine(State state)
     /// </summary>
     static uint Home(bool payerIsSystem, uint payer, bool payeeIsSystem, uint payee) => payerIsSystem ? (payeeIsSystem ? 0 : payee) : payer;
 
+    /// <summary>
+    /// What has to be recalled of older ids before a command is decided: those of which home, as far as it is told. May be called from any thread.
+    /// </summary>
+    /// <param name="home">Null where every home counts.</param>
+    /// <returns>False where nothing has to be: there is no id, or its home was never spoken of.</returns>
+    public static bool TryHomeToRecall(State state, in Command command, out uint? home)
+    {
+        home = null;
+        switch (command.Kind)
+        {
+            case CommandKind.Transfer:
+                return TryFindHome(state, command.Account, command.Counterparty, out home);
+            case CommandKind.Transaction:
+                return TryFindHome(state, command.Details!.Postings![0].Account, command.Details.Postings[0].Counterparty, out home);
+            case CommandKind.Capture or CommandKind.Void or CommandKind.Reverse:
+                return command.Account.IsEmpty || TryFindHome(state, command.Account, command.Account, out home);
+            default:
+                return false;
+        }
+    }
+
+    static bool TryFindHome(State state, in AccountName payer, in AccountName payee, out uint? home)
+    {
+        ref readonly AccountName name = ref payer.IsSystem ? ref payee : ref payer;
+        home = name.IsSystem ? 0 : state.Names.Find(name);
+        return name.IsSystem || home != 0;
+    }
+
     Outcome ToMinor(Int128 digits, int scale, CurrencyCode code, out uint currency, out Int128 amount)
     {
         amount = 0;

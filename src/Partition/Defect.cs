@@ -58,6 +58,18 @@ internal enum PartitionDefect
 
     /// <summary>A partition that is told to stop does not leave behind which past it told of.</summary>
     PastForgottenAtStop,
+
+    /// <summary>The last id of a generation does not come into its run.</summary>
+    IdLeftOutOfRun,
+
+    /// <summary>A run covers what nothing vouches for yet.</summary>
+    RunTooFar,
+
+    /// <summary>Recovery does not ask whether the ids that a snapshot leaves out are in runs.</summary>
+    CoverageNotAskedFor,
+
+    /// <summary>What was looked for before more was forgotten counts all the same.</summary>
+    SearchNotRepeated,
 }
 
 internal static class Injected

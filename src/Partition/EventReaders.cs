@@ -70,6 +70,22 @@ public sealed class EventReaders(JournalWriter journal, State state) : IDisposab
 
     public RecordedEvent Read(ulong sequence) => With(reader => Read(reader, sequence));
 
+    /// <summary>What an entry about an event is compared with.</summary>
+    public UInt128 TransactionIdOf(ulong sequence)
+    {
+        RecordReader reader = Rent();
+        try
+        {
+            Event e = default;
+            reader.Read(sequence, MemoryMarshal.AsBytes(new Span<Event>(ref e)));
+            return e.TransactionId;
+        }
+        finally
+        {
+            Return(reader);
+        }
+    }
+
     /// <summary>What an id came to, by the event that it is remembered by: for a commit across partitions the decision, with what its head says.</summary>
     public RecordedEvent ReadDecision(ulong sequence)
     {

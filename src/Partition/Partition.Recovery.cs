@@ -1,3 +1,4 @@
+using System.IO.Hashing;
 using Purse.Journal;
 using Purse.Ledger;
 
@@ -5,32 +6,64 @@ namespace Purse.Partitions;
 
 /// <summary>A journal taken over, and the state that its events make.</summary>
 /// <param name="SnapshotSequence">Where the snapshot ends that spared the events before it, 0 without one.</param>
-public sealed record Recovered(JournalWriter Journal, StateMachine Machine, ulong SnapshotSequence);
+/// <param name="Old">The ids that the state does not have.</param>
+public sealed record Recovered(JournalWriter Journal, StateMachine Machine, ulong SnapshotSequence, OldIds Old);
 
 public sealed partial class Partition
 {
     Serving Recover()
     {
         long started = Environment.TickCount64;
-        (JournalWriter journal, StateMachine machine, ulong snapshotSequence) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log, FlushedFloor);
+        (JournalWriter journal, StateMachine machine, ulong snapshotSequence, OldIds old) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log, FlushedFloor, _options.EventsPerGeneration);
         if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
         _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshotSequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
-        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally), new EventReaders(journal, machine.State)) { SnapshotSequence = snapshotSequence };
+        EventReaders readers = new(journal, machine.State);
+        old.Serve(machine.State, readers.TransactionIdOf);
+        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally, search: old.Search), readers, old) { SnapshotSequence = snapshotSequence };
     }
 
     /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>
     /// <param name="tableSeed">Of the state; secret where callers choose names and ids.</param>
     /// <param name="known">What this process was told to be durable, in a life before.</param>
-    public static Recovered Recover(IJournalStore store, int partitionsCount, long tableSeed, Action<string> log, JournalFloor? known = null)
+    public static Recovered Recover(
+        IJournalStore store, int partitionsCount, long tableSeed, Action<string> log, JournalFloor? known = null, ulong eventsPerGeneration = State.EventsPerGeneration)
     {
-        StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount));
+        OldIds old = new(store, life: (long)XxHash3.HashToUInt64(BitConverter.GetBytes(tableSeed)), tableSeed, log);
+        try
+        {
+            while (true)
+            {
+                Recovered recovered = Recover(store, partitionsCount, tableSeed, log, known, eventsPerGeneration, old);
+                if (old.Covered <= recovered.Journal.FlushedSequence) return recovered;
+                // The loss of the journal's end was accepted. What the runs say of it is not true any more.
+                log($"Partition {store.Partition}: the runs of ids speak of event {old.Covered}; the journal ends at {recovered.Journal.FlushedSequence}.");
+                recovered.Journal.Dispose();
+                old.Runs.DropAbove(recovered.Journal.FlushedSequence);
+            }
+        }
+        catch
+        {
+            old.Dispose();
+            throw;
+        }
+    }
+
+    static Recovered Recover(IJournalStore store, int partitionsCount, long tableSeed, Action<string> log, JournalFloor? known, ulong eventsPerGeneration, OldIds old)
+    {
+        StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount, eventsPerGeneration));
         Snapshots snapshots = new(store.Files, store.Partition);
         SnapshotHeader used = default;
         List<JournalFloor> floors = known is { Number: > 0 } floor ? [floor] : [];
         foreach (string name in snapshots.List().Reverse())
         {
-            if (used.Sequence == 0 && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out used) is StateMachine read) machine = read;
+            if (used.Sequence == 0 && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out SnapshotHeader read, eventsPerGeneration) is StateMachine ready)
+            {
+                // The ids that it leaves out must be somewhere else.
+                if (ready.State.Ids.Forgotten <= old.Covered || Injected.Is(PartitionDefect.CoverageNotAskedFor)) (machine, used) = (ready, read);
+                else log($"Partition {store.Partition}: {name} is passed over: the ids up to event {ready.State.Ids.Forgotten} are not all in runs, and made again from the journal.");
+            }
+
             // Every snapshot was made of what was durable: the journal must still have it.
             if (snapshots.TryReadHeader(name, out SnapshotHeader header)) floors.Add(new JournalFloor(header.BlockNumber, header.Sequence, header.BlockHash, name));
         }
@@ -38,18 +71,22 @@ public sealed partial class Partition
         ulong snapshotNumber = used.BlockNumber > 0 && Injected.Is(PartitionDefect.SnapshotOneBlockLate) ? used.BlockNumber + 1 : used.BlockNumber;
         JournalWriter journal = store.TakeOver(floors, (in Block block) =>
         {
-            if (block.Header.Number > snapshotNumber) Apply(block, machine);
+            if (block.Header.Number <= snapshotNumber) return;
+            Apply(block, machine);
+            // A long way is no more memory than a short one.
+            old.WriteDue(machine.State.Ids, block.Header.DurableSequence);
+            machine.State.Ids.Forget(old.Covered);
         }, used.BlockNumber > 0 ? new JournalFloor(used.BlockNumber, used.Sequence, used.BlockHash, "the snapshot in use") : null);
-        return new Recovered(journal, machine, used.Sequence);
+        return new Recovered(journal, machine, used.Sequence, old);
     }
 
     /// <summary>Null where it is not whole.</summary>
-    static StateMachine? TryReadSnapshot(Snapshots snapshots, string name, int partitionsCount, long tableSeed, Action<string> log, out SnapshotHeader header)
+    static StateMachine? TryReadSnapshot(Snapshots snapshots, string name, int partitionsCount, long tableSeed, Action<string> log, out SnapshotHeader header, ulong eventsPerGeneration)
     {
         header = default;
         try
         {
-            State state = new(tableSeed, snapshots.Partition, partitionsCount);
+            State state = new(tableSeed, snapshots.Partition, partitionsCount, eventsPerGeneration);
             if (snapshots.TryReadHeader(name, out header))
             {
                 snapshots.Read(name, header, state.Read);
@@ -91,9 +128,11 @@ public sealed partial class Partition
         _queue.Close(_stopping ? RequestStatus.ShuttingDown : RequestStatus.Unavailable);
         Exception cause = fault.InnerException is { } inner && fault is IOException ? inner : fault;
         _log($"Partition {Number} is down: {cause.Message}");
+        if (cause is RunDamagedException damage) failed.Old.Delete(damage);
         FailAllWaiting(failed);
         // Nothing of the failed life may still write when the next one begins.
         Await(failed.Snapshotting);
+        EndRuns(failed);
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, failed.Core.AnsweredTimeMicros);
         lock (_journalLock)
         {
@@ -112,6 +151,7 @@ public sealed partial class Partition
         }
 
         failed.Readers.Dispose();
+        failed.Old.Dispose();
 
         return RecoverAfter(cause);
     }

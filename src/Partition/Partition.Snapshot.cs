@@ -18,7 +18,7 @@ public sealed partial class Partition
             {
                 try
                 {
-                    serving.SnapshotSequence = SnapshotBeside(_store, PartitionsCount, serving.Journal, Random.Shared.NextInt64(), _log);
+                    serving.SnapshotSequence = SnapshotBeside(_store, PartitionsCount, serving.Journal, Random.Shared.NextInt64(), _log, serving.Old, _options.EventsPerGeneration);
                 }
                 catch (Exception e) when (e is InvariantBrokenException or JournalDamagedException or InvalidDataException)
                 {
@@ -36,12 +36,13 @@ public sealed partial class Partition
     }
 
     /// <returns>Where the newest snapshot ends now.</returns>
-    public static ulong SnapshotBeside(IJournalStore store, int partitionsCount, JournalWriter journal, long tableSeed, Action<string> log)
+    public static ulong SnapshotBeside(
+        IJournalStore store, int partitionsCount, JournalWriter journal, long tableSeed, Action<string> log, OldIds old, ulong eventsPerGeneration = State.EventsPerGeneration)
     {
         Snapshots snapshots = new(store.Files, store.Partition);
         SnapshotHeader before = default;
-        StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount));
-        if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out before) is StateMachine read) machine = read;
+        StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount, eventsPerGeneration));
+        if (snapshots.List().LastOrDefault() is string name && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out before, eventsPerGeneration) is StateMachine read) machine = read;
 
         // Only up to what a later durable block vouches for: a snapshot never speaks of more than the journal can prove.
         ulong marked = Injected.Is(PartitionDefect.SnapshotTooFar) ? journal.LastNumber : journal.MarkedNumber;
@@ -51,10 +52,12 @@ public sealed partial class Partition
         while (reader.LastNumber < marked && reader.TryReadNext(out Block block))
         {
             Apply(block, machine);
+            machine.State.Ids.Forget(machine.State.LastSequence);
             if (block.Header.RecordsCount > 0) (number, hash) = (reader.LastNumber, reader.LastHash);
         }
 
-        if (number == 0) return before.Sequence;
+        // What it leaves out must be in runs, or it is of no use.
+        if (number == 0 || machine.State.Ids.Forgotten > old.Covered) return before.Sequence;
         snapshots.Write(machine.State.LastSequence, number, hash, machine.State.Write);
         return machine.State.LastSequence;
     }
@@ -63,13 +66,14 @@ public sealed partial class Partition
     void Stop(Serving serving)
     {
         Await(serving.Snapshotting);
+        EndRuns(serving);
         lock (_journalLock)
         {
             // The journal's thread begins no other one while it waits for the lock.
             Await(serving.Allocating);
             try
             {
-                End(_store, serving.Journal, serving.Core, serving.SnapshotSequence);
+                End(_store, serving.Journal, serving.Core, serving.SnapshotSequence, serving.Old);
             }
             catch (IOException e)
             {
@@ -82,17 +86,19 @@ public sealed partial class Partition
             serving.JournalFault = new IOException("The partition was stopped.");
             serving.Journal.Dispose();
             serving.Readers.Dispose();
+            serving.Old.Dispose();
         }
     }
 
     /// <summary>The last block of a life, and a snapshot where there is news since the last one.</summary>
-    public static void End(IJournalStore store, JournalWriter journal, PartitionCore core, ulong snapshotSequence)
+    public static void End(IJournalStore store, JournalWriter journal, PartitionCore core, ulong snapshotSequence, OldIds old)
     {
         // Its time binds the next life: no block gets one that an answer about the past has spoken of.
         journal.AppendMark(Injected.Is(PartitionDefect.PastForgottenAtStop) ? 0 : core.AnsweredTimeMicros);
         journal.Flush();
         State state = core.State;
         Check.That(state.LastSequence == journal.FlushedSequence, "a snapshot speaks only of what is durable");
+        old.WriteDue(state.Ids, journal.MarkedSequence);
         if (state.LastSequence > snapshotSequence) new Snapshots(store.Files, state.Partition).Write(state.LastSequence, journal.LastRecordsNumber, journal.LastRecordsHash, state.Write);
     }
 }

@@ -19,6 +19,9 @@ public sealed record PartitionOptions
     /// <summary>A snapshot is made after this many events, beside the writer.</summary>
     public ulong EventsPerSnapshot { get; init; } = 8_000_000;
 
+    /// <summary>Ids of older events than those of the last so many leave memory.</summary>
+    public ulong EventsPerGeneration { get; init; } = State.EventsPerGeneration;
+
     /// <summary>How long the writer is idle before an empty block carries the durable mark of the last one.</summary>
     public TimeSpan MarkDelay { get; init; } = TimeSpan.FromMilliseconds(20);
 
@@ -61,13 +64,15 @@ public sealed partial class Partition : IAsyncDisposable
     long _answeredTimeMicros;
 
     /// <summary>One life between two recoveries.</summary>
-    sealed class Serving(JournalWriter journal, PartitionCore core, EventReaders readers)
+    sealed class Serving(JournalWriter journal, PartitionCore core, EventReaders readers, OldIds old)
     {
         public JournalWriter Journal { get; } = journal;
 
         public PartitionCore Core { get; } = core;
 
         public EventReaders Readers { get; } = readers;
+
+        public OldIds Old { get; } = old;
 
         public ulong SnapshotSequence { get; set; }
 
@@ -76,6 +81,11 @@ public sealed partial class Partition : IAsyncDisposable
         public Task? Snapshotting;
         public Task? Allocating;
         public long NextAllocationTicks;
+        public Task? WritingRun;
+        public Task? MergingRuns;
+        public Run[]? MergedRuns;
+        public long NextRunTicks;
+        public readonly CancellationTokenSource Ending = new();
     }
 
     Partition(IJournalStore store, int partitionsCount, PartitionOptions options, TimeProvider clock, Action<string> log)
@@ -139,7 +149,8 @@ public sealed partial class Partition : IAsyncDisposable
     public ValueTask<RequestStatus> SubmitAsync(Request request, TimeSpan timeout)
     {
         ValueTask<RequestStatus> answer = request.Begin(timeout);
-        if (_queue.TryAdd(request) is RequestStatus refused) request.Complete(refused);
+        if (!TrySearch(request)) request.Complete(RequestStatus.Unavailable);
+        else if (_queue.TryAdd(request) is RequestStatus refused) request.Complete(refused);
         return answer;
     }
 
@@ -182,6 +193,7 @@ public sealed partial class Partition : IAsyncDisposable
             Answer(core, serving.Journal, serving.SeenFlushedSequence);
             Send(core);
             MaybeSnapshot(serving);
+            TendRuns(serving);
 
             // In this order: what was queued before the stop is seen before the partition takes itself to be idle.
             _seenStopping = _stopping;

@@ -12,13 +12,16 @@ public sealed partial class PartitionCore
     readonly StateMachine _machine;
     readonly Queue<(Request Request, ulong Sequence)> _waiting = new();
     readonly List<ReadRequest> _reads = [];
+    readonly Action<Request>? _search;
     EventBatch? _batch;
 
     /// <param name="answeredTimeMicros">The latest past that was told of before; every block is later.</param>
     /// <param name="tally">Goes on with the counts of a life before.</param>
-    public PartitionCore(StateMachine machine, long answeredTimeMicros, Tally? tally = null, int rememberedMax = RememberedMax)
+    /// <param name="search">Looks for the ids of a request among the older ones: only where the state has forgotten more since that was done.</param>
+    public PartitionCore(StateMachine machine, long answeredTimeMicros, Tally? tally = null, int rememberedMax = RememberedMax, Action<Request>? search = null)
     {
         _rememberedMax = rememberedMax;
+        _search = search;
         Tally = tally ?? new Tally();
         _machine = machine;
         AnsweredTimeMicros = answeredTimeMicros;
@@ -94,6 +97,9 @@ public sealed partial class PartitionCore
         Seal();
     }
 
+    /// <summary>An id's place in a table of millions is far away: asked for that many commands before it is needed.</summary>
+    const int PrefetchedAhead = 8;
+
     /// <summary>False where the block is full before the request's last command: the rest belongs in the next block.</summary>
     bool TryExecute(CommandRequest request, bool hasRoom, bool hasReserve)
     {
@@ -101,6 +107,7 @@ public sealed partial class PartitionCore
         while (request.Next < request.Count)
         {
             if (!_batch!.HasRoom) return false;
+            if (request.Next + PrefetchedAhead < request.Count) State.Ids.Prefetch(request.Commands[request.Next + PrefetchedAhead].TransactionId);
             Execute(request, request.Next++, hasRoom, hasReserve);
         }
 
@@ -114,11 +121,19 @@ public sealed partial class PartitionCore
     void Execute(CommandRequest request, int i, bool hasRoom, bool hasReserve)
     {
         ref Command command = ref request.Commands[i];
+        Recall(request, i, command);
         bool mayWrite = hasRoom || (hasReserve && command.Kind == CommandKind.Void);
         Decision decision = mayWrite ? _machine.Execute(command, _batch!) : _machine.DecideWithoutRoom(command);
         if (decision.Outcome is Outcome.Prepared or Outcome.Undecided or Outcome.Blocked) Await(decision, request, i);
         else Tally.Add(decision.Outcome);
         request.Decisions[i] = decision.Outcome == Outcome.Prepared ? decision with { Outcome = Outcome.Undecided } : decision;
+    }
+
+    void Recall(Request request, int index, in Command command)
+    {
+        if (_search is null) return;
+        if (!request.Search.IsFor(State.Ids)) _search(request);
+        State.Ids.Recall(request.Search.Of(index, command));
     }
 
     /// <summary>Takes a read; it sees the state at the end of this block.</summary>
@@ -138,6 +153,7 @@ public sealed partial class PartitionCore
         foreach (ReadRequest read in _reads)
         {
             if (!Injected.Is(PartitionDefect.PastToldOfChanges)) AnsweredTimeMicros = Math.Max(AnsweredTimeMicros, read.AsOfMicros);
+            if (read.Asked is [var about]) Recall(read, 0, about);
             read.Read(this);
             Wait(read);
         }

@@ -51,6 +51,11 @@ public abstract class Request : IValueTaskSource<RequestStatus>
     /// <summary>How much of the queue's bound it takes.</summary>
     internal abstract int CommandsCount { get; }
 
+    /// <summary>Whose ids are looked for among the older ones before the request is queued.</summary>
+    internal virtual ReadOnlySpan<Command> Asked => default;
+
+    internal IdSearch Search { get; } = new();
+
     /// <summary>Whether the partition is done with it, so that it may be used again.</summary>
     public bool IsReusable { get; private set; }
 
@@ -115,6 +120,54 @@ public abstract class Request : IValueTaskSource<RequestStatus>
         _source.OnCompleted(continuation, state, token, flags);
 }
 
+/// <summary>What was found of a request's ids among the older ones, command by command.</summary>
+public sealed class IdSearch
+{
+    object? _life;
+    ulong _sequence;
+    RememberedId[] _found = [];
+
+    // Of those commands that something was found for, in order.
+    readonly List<(int Command, int From, int Count)> _places = [];
+
+    /// <summary>All of it, end to end.</summary>
+    internal List<RememberedId> Found { get; } = [];
+
+    internal void Begin(TransactionIds ids, ulong sequence)
+    {
+        (_life, _sequence) = (ids.Life, sequence);
+        Found.Clear();
+        _places.Clear();
+    }
+
+    /// <summary>All that was found since belongs to one command.</summary>
+    internal void FoundOf(int command, int from)
+    {
+        if (Found.Count > from) _places.Add((command, from, Found.Count - from));
+    }
+
+    /// <summary>Whether it tells all that this state does not know any more.</summary>
+    internal bool IsFor(TransactionIds ids) => _life == ids.Life && (_sequence >= ids.Forgotten || Injected.Is(PartitionDefect.SearchNotRepeated));
+
+    internal Recalled Of(int index, in Command command)
+    {
+        if (_places.Count == 0) return new Recalled(_sequence, command.TransactionId, command.OriginalId, default);
+        int low = 0, high = _places.Count;
+        while (low < high)
+        {
+            int middle = (low + high) / 2;
+            if (_places[middle].Command < index) low = middle + 1;
+            else high = middle;
+        }
+
+        if (low == _places.Count || _places[low].Command != index) return new Recalled(_sequence, command.TransactionId, command.OriginalId, default);
+        if (_found.Length < Found.Count) _found = new RememberedId[Math.Max(Found.Count, _found.Length * 2)];
+        (_, int from, int count) = _places[low];
+        Found.CopyTo(from, _found, from, count);
+        return new Recalled(_sequence, command.TransactionId, command.OriginalId, new ArraySegment<RememberedId>(_found, from, count));
+    }
+}
+
 /// <summary>One command or many, decided in order; may be used again and again by one caller at a time.</summary>
 public sealed class CommandRequest(int capacity) : Request
 {
@@ -137,6 +190,8 @@ public sealed class CommandRequest(int capacity) : Request
     internal ulong DecidedSequence { get; set; }
 
     internal override int CommandsCount => Count;
+
+    internal override ReadOnlySpan<Command> Asked => Commands.AsSpan(0, Count);
 
     protected override void OnBegin() => (Next, IsWaiting, UndecidedCount, DecidedSequence) = (0, false, 0, 0);
 }
@@ -161,7 +216,14 @@ public abstract class ReadRequest : Request
     /// <summary>Set for a read of the past: no later block may get this time or an earlier one.</summary>
     public long AsOfMicros { get; init; }
 
+    /// <summary>Set for a read that asks for a command's ids: only these may it ask for.</summary>
+    public Command About { get => _about; init => _about = value; }
+
+    Command _about;
+
     internal override int CommandsCount => 1;
+
+    internal override ReadOnlySpan<Command> Asked => _about.Kind == 0 ? default : new ReadOnlySpan<Command>(ref _about);
 
     internal abstract void Read(PartitionCore core);
 }

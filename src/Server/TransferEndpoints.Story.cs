@@ -48,7 +48,7 @@ sealed partial class TransferEndpoints
         }
 
         if (await _directory.HereAsync(http, partition.Value) is not Partition here) return;
-        List<Found> all = await LookAsync(here, core => Find(core.State, id, home), Query.Left(timeout, started));
+        List<Found> all = await LookAsync(here, core => Find(core.State, id, home), Query.Left(timeout, started), ById(id, home));
         EventReaders readers = Readers(here);
         if (all.Count == 0) throw NotFound();
         if (all.Count > 1) throw Ambiguous([.. all.Select(one => HomeOf(one, readers))]);
@@ -80,9 +80,12 @@ sealed partial class TransferEndpoints
     static async Task<IdPart> FindAsync(Partition partition, IdAsked asked, TimeSpan timeout, CancellationToken cancellation)
     {
         AccountName? home = asked.Account is null ? null : AccountName.Parse(asked.Account);
-        List<Found> all = await LookAsync(partition, core => Find(core.State, asked.Id, home), timeout);
+        List<Found> all = await LookAsync(partition, core => Find(core.State, asked.Id, home), timeout, ById(asked.Id, home));
         return new IdPart(all.Count, asked.HasNames ? [.. all.Select(one => HomeOf(one, Readers(partition)))] : []);
     }
+
+    /// <summary>Whose ids are asked for: any command about this one, in that home or in all.</summary>
+    static Command ById(UInt128 id, AccountName? home) => new() { Kind = CommandKind.Void, OriginalId = id, TransactionId = id, Account = home ?? default };
 
     static List<Found> Find(State state, UInt128 id, AccountName? home)
     {

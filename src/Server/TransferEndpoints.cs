@@ -420,7 +420,10 @@ sealed partial class TransferEndpoints
         while (true)
         {
             ReadRequest<(Outcome Outcome, ulong Original, ulong Before)> find = new((State state) =>
-                (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before));
+                (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before))
+            {
+                About = command,
+            };
             TimeSpan left = Query.Left(timeout, started);
             RequestStatus status = await partition.SubmitAsync(find, left);
             // So far it only looked: nothing was recorded.
@@ -488,9 +491,10 @@ sealed partial class TransferEndpoints
     }
 
     /// <summary>Of one partition among several. It only looks: nothing was recorded, whatever becomes of it.</summary>
-    static async Task<T> LookAsync<T>(Partition partition, Func<PartitionCore, T> look, TimeSpan timeout)
+    /// <param name="about">The command whose ids are asked for, if any.</param>
+    static async Task<T> LookAsync<T>(Partition partition, Func<PartitionCore, T> look, TimeSpan timeout, Command about = default)
     {
-        ReadRequest<T> read = new(look);
+        ReadRequest<T> read = new(look) { About = about };
         RequestStatus status = await partition.SubmitAsync(read, timeout);
         if (status == RequestStatus.DeadlineUnknown) status = RequestStatus.DeadlineNotStarted;
         return status == RequestStatus.Answered ? read.Result : throw Problem.From(status, timeout);
@@ -531,6 +535,6 @@ sealed partial class TransferEndpoints
     static Task<OriginalPart> FindOriginalAsync(Partition partition, OriginalAsked asked, TimeSpan timeout, CancellationToken cancellation)
     {
         Command command = new() { Kind = asked.Kind, OriginalId = asked.OriginalId, TransactionId = asked.TransactionId, Account = asked.Account is null ? default : AccountName.Parse(asked.Account) };
-        return LookAsync(partition, core => new OriginalPart(StateMachine.FindOriginalOf(core.State, command, out _, out _, out ulong before), before), timeout);
+        return LookAsync(partition, core => new OriginalPart(StateMachine.FindOriginalOf(core.State, command, out _, out _, out ulong before), before), timeout, command);
     }
 }

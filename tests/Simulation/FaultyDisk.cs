@@ -113,7 +113,13 @@ public sealed class FaultyDisk : IDisk
 
     public void Cut(string name, long length)
     {
-        lock (_lock) Array.Resize(ref _names[name].Bytes, (int)length);
+        lock (_lock)
+        {
+            Content content = _names[name];
+            Array.Resize(ref content.Bytes, (int)length);
+            Array.Resize(ref content.Durable, (int)Math.Min(length, content.Durable.Length));
+            content.DirtySectors.RemoveWhere(sector => sector * SectorBytes >= length);
+        }
     }
 
     public byte[] Bytes(string name)

@@ -64,6 +64,12 @@ public sealed record SimulationOptions
     /// <summary>Whether that may be so little that positions are lost, and not every vote is waited for.</summary>
     public bool RemembersLittle => RememberedMax < 100;
 
+    /// <summary>With few, ids leave memory all the time.</summary>
+    public ulong EventsPerGeneration { get; init; } = Ledger.State.EventsPerGeneration;
+
+    /// <summary>A file of old ids is lost, cut short or changed.</summary>
+    public int RunDamageRate { get; init; }
+
     /// <summary>Of a recovery, per cent: the disk fails to read.</summary>
     public int FailReadRate { get; init; }
 
@@ -122,6 +128,8 @@ public sealed record SimulationOptions
             FailReadRate = Sometimes(20),
             BulkPercent = Sometimes(40),
             RememberedMax = random.Next(2) == 0 ? 0 : PartitionCore.RememberedMax,
+            EventsPerGeneration = random.Next(4) == 0 ? Ledger.State.EventsPerGeneration : 1 + (ulong)random.Next(random.Next(2) == 0 ? 20 : 200),
+            RunDamageRate = Sometimes(8),
         };
     }
 
@@ -152,6 +160,8 @@ public sealed record SimulationOptions
         if (ReadPercent > 0) yield return this with { ReadPercent = 0 };
         if (CleanStopRate > 0) yield return this with { CleanStopRate = 0 };
         if (FailReadRate > 0) yield return this with { FailReadRate = 0 };
+        if (RunDamageRate > 0) yield return this with { RunDamageRate = 0 };
+        if (EventsPerGeneration < Ledger.State.EventsPerGeneration) yield return this with { EventsPerGeneration = Ledger.State.EventsPerGeneration };
         if (RemembersLittle) yield return this with { RememberedMax = PartitionCore.RememberedMax };
         if (BulkPercent > 0) yield return this with { BulkPercent = 0 };
         if (RepeatPercent > 0) yield return this with { RepeatPercent = 0 };

@@ -10,9 +10,10 @@ namespace Purse.Simulation;
 public sealed partial class Simulator
 {
     /// <summary>The state of a snapshot and what came after it is that of a replay from the first event; nothing that was durable is gone or another.</summary>
-    void CheckRecovered(Shard shard, State state)
+    void CheckRecovered(Shard shard, Recovered recovered)
     {
-        StateMachine replayed = new(new State(_random.NextInt64(), shard.Number, _options.Partitions));
+        State state = recovered.Machine.State;
+        StateMachine replayed = new(new State(_random.NextInt64(), shard.Number, _options.Partitions, _options.EventsPerGeneration));
         using JournalReader reader = shard.Store.Read(checkMerkleRoots: true);
         while (reader.TryReadNext(out Block block))
         {
@@ -22,7 +23,29 @@ public sealed partial class Simulator
 
         Check(shard.Durable.Count == 0 || shard.Durable.Keys.Max() <= reader.LastNumber, "a block that was durable is gone");
         Check(Bytes(state).AsSpan().SequenceEqual(Bytes(replayed.State)), "the recovered state is not that of a replay from the first event");
+        CheckRuns(recovered, replayed.State);
         foreach (uint currency in state.CurrenciesInUse()) Check(state.CountSum(currency) == 0, $"the balances of {state.CurrencyCode(currency)} do not add up to 0");
+    }
+
+    /// <summary>Runs have every id of the events that they cover, and no other.</summary>
+    void CheckRuns(Recovered recovered, State replayed)
+    {
+        OldIds old = recovered.Old;
+        using EventReaders readers = new(recovered.Journal, recovered.Machine.State);
+        old.Serve(recovered.Machine.State, readers.TransactionIdOf);
+        long count = 0;
+        foreach (IdGeneration generation in replayed.Ids.Full(out _))
+        {
+            for (int i = 0; i < generation.Count; i++)
+            {
+                RememberedId one = generation[i];
+                if (one.Sequence > old.Covered) break;
+                count++;
+                Check(old.Find(one.TransactionId, one.Home) is [var found] && found.Sequence == one.Sequence, $"event {one.Sequence} remembers transaction {one.TransactionId:x}, and the runs up to {old.Covered} do not find it");
+            }
+        }
+
+        Check(old.Runs.EntriesCount == count, $"the runs up to event {old.Covered} have {old.Runs.EntriesCount} ids; {count} are remembered by these events");
     }
 
     static byte[] Bytes(State state)

@@ -1,3 +1,4 @@
+using Purse.Journal;
 using Purse.Ledger;
 using Purse.Partitions;
 
@@ -40,7 +41,10 @@ public sealed partial class Simulator
             Command command = client.Commands[0];
             client.IsLookingUp = true;
             Submit(client, new ReadRequest<(Outcome Outcome, ulong Original, ulong Before)>((State state) =>
-                (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before)));
+                (StateMachine.FindOriginalOf(state, command, out ulong original, out _, out ulong before), original, before))
+            {
+                About = command,
+            });
             return;
         }
 
@@ -104,7 +108,26 @@ public sealed partial class Simulator
     {
         client.Request = request;
         client.Answer = request.Begin(Timeout.InfiniteTimeSpan);
-        if (client.Asked!.Queue.TryAdd(request) is RequestStatus refused) request.Complete(refused);
+        if (!TrySearch(client.Asked!, request)) request.Complete(RequestStatus.Unavailable);
+        else if (client.Asked!.Queue.TryAdd(request) is RequestStatus refused) request.Complete(refused);
+    }
+
+    /// <summary>As the partition does before it queues a request.</summary>
+    bool TrySearch(Writer writer, Request request)
+    {
+        try
+        {
+            writer.Old.Search(request);
+            return true;
+        }
+        catch (IOException e)
+        {
+            Trace(writer.Shard, $"epoch {writer.Journal.Epoch} cannot look for old ids: {e.Message}");
+            if (e is not RunDamagedException damage) return false;
+            writer.Old.Delete(damage);
+            Stop(writer);
+            return false;
+        }
     }
 
     static AccountName Account(int number) => AccountName.Parse(number < 0 ? "@world" : $"a{number}");

@@ -94,6 +94,8 @@ public sealed partial class Simulator
     {
         public Shard Shard => shard;
 
+        public OldIds Old { get; } = recovered.Old;
+
         public JournalWriter Journal { get; } = recovered.Journal;
 
         public PartitionCore Core { get; } = core;
@@ -280,6 +282,7 @@ public sealed partial class Simulator
         else if (Happens(_options.CleanStopRate)) StopCleanly(shard);
         else if (Happens(_options.ClockJumpRate)) shard.ClockMicros += _random.NextInt64(-3_000_000, 10_000_000);
         else if (Happens(_options.AbortRate)) AbortSome(shard);
+        else if (Happens(_options.RunDamageRate)) DamageRun(shard);
         else return false;
         _faults++;
         return true;
@@ -310,6 +313,27 @@ public sealed partial class Simulator
         AbortRequest request = new(one.Head, "simulation");
         _ = request.Begin(Timeout.InfiniteTimeSpan);
         if (writer.Queue.TryAdd(request) is RequestStatus refused) request.Complete(refused);
+    }
+
+    /// <summary>A file that is made from the journal is lost, cut short, or not what was written.</summary>
+    void DamageRun(Shard shard)
+    {
+        if (shard.Disk.List(OldIds.Folder) is not { Count: > 0 } names) return;
+        string name = names[_random.Next(names.Count)];
+        int length = shard.Disk.Bytes(name).Length;
+        Trace(shard, $"{name} is damaged");
+        switch (_random.Next(3))
+        {
+            case 0:
+                shard.Disk.Delete(name);
+                break;
+            case 1:
+                shard.Disk.Cut(name, _random.Next(length + 1));
+                break;
+            case 2 when length > 0:
+                shard.Disk.Flip(name, _random.Next(length));
+                break;
+        }
     }
 
     /// <summary>Whoever waits for it hears nothing.</summary>
@@ -357,7 +381,7 @@ public sealed partial class Simulator
         if (!_isHealed && Happens(_options.FailReadRate * 10)) shard.Disk.FailReadIn = 1 + _random.Next(100);
         try
         {
-            recovered = Partition.Recover(shard.Store, _options.Partitions, _random.NextInt64(), static _ => { });
+            recovered = Partition.Recover(shard.Store, _options.Partitions, _random.NextInt64(), static _ => { }, eventsPerGeneration: _options.EventsPerGeneration);
         }
         catch (IOException e) when (e is not JournalDamagedException)
         {
@@ -374,11 +398,24 @@ public sealed partial class Simulator
 
         _lives++;
         StateMachine machine = recovered.Machine;
-        CheckRecovered(shard, machine.State);
+        try
+        {
+            CheckRecovered(shard, recovered);
+        }
+        catch (RunDamagedException damage)
+        {
+            // Whoever looks there first notices; it is made again by the next take-over.
+            Trace(shard, damage.Message);
+            recovered.Old.Delete(damage);
+            return;
+        }
+
         // What was found was made durable, and marked so.
         shard.Durable[recovered.Journal.LastNumber] = recovered.Journal.LastHash;
+        EventReaders readers = new(recovered.Journal, machine.State);
+        recovered.Old.Serve(machine.State, readers.TransactionIdOf);
         shard.Writers.Add(new Writer(
-            shard, recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros, rememberedMax: _options.RememberedMax), new EventReaders(recovered.Journal, machine.State), _options));
+            shard, recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros, rememberedMax: _options.RememberedMax, search: recovered.Old.Search), readers, _options));
     }
 
     long NowMicros(Shard shard) => _nowMicros + shard.ClockMicros;
@@ -431,6 +468,7 @@ public sealed partial class Simulator
         catch (Exception e) when (MayHappen(e, writer))
         {
             Trace(shard, $"epoch {writer.Journal.Epoch} stops: {e.Message}");
+            if (e is RunDamagedException damage) writer.Old.Delete(damage);
             Stop(writer);
         }
     }
@@ -503,15 +541,32 @@ public sealed partial class Simulator
         }
 
         if (writer.Journal.WantsNext) writer.Journal.AllocateNext();
+        TendRuns(writer);
         if (!Happens(_options.SnapshotRate * 10)) return;
         try
         {
-            Partition.SnapshotBeside(writer.Shard.Store, _options.Partitions, writer.Journal, _random.NextInt64(), static _ => { });
+            Partition.SnapshotBeside(writer.Shard.Store, _options.Partitions, writer.Journal, _random.NextInt64(), static _ => { }, writer.Old, _options.EventsPerGeneration);
         }
         catch (IOException e) when (e is not JournalDamagedException)
         {
             // The next one is tried later.
             Trace(writer.Shard, $"no snapshot was made: {e.Message}");
+        }
+    }
+
+    /// <summary>Each of the three comes after the one before sooner or later: requests that were looked for before may wait all the while.</summary>
+    void TendRuns(Writer writer)
+    {
+        TransactionIds ids = writer.Core.State.Ids;
+        try
+        {
+            if (_random.Next(2) == 0) writer.Old.WriteDue(ids, writer.Journal.MarkedSequence);
+            if (_random.Next(2) == 0) ids.Forget(writer.Old.Covered);
+            if (_random.Next(2) == 0) writer.Old.Runs.TryMerge(writer.Journal.ConfirmEpoch, CancellationToken.None);
+        }
+        catch (IOException e) when (e is not RunDamagedException)
+        {
+            Trace(writer.Shard, $"no run was made: {e.Message}");
         }
     }
 
@@ -532,7 +587,7 @@ public sealed partial class Simulator
                 Fill(writer);
             }
 
-            Partition.End(shard.Store, writer.Journal, writer.Core, snapshotSequence: 0);
+            Partition.End(shard.Store, writer.Journal, writer.Core, snapshotSequence: 0, writer.Old);
             shard.Durable[writer.Journal.LastNumber] = writer.Journal.LastHash;
             shard.EndedEpochs.Add(writer.Journal.Epoch);
             // While it is down its clock is set.

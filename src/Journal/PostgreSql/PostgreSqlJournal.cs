@@ -179,6 +179,8 @@ sealed class PostgreSqlJournal : JournalWriter
     /// <summary>What is committed was durable when it was.</summary>
     public override ulong MarkedNumber => FlushedNumber;
 
+    public override ulong MarkedSequence => FlushedSequence;
+
     public override bool WantsMark => false;
 
     public override bool IsFlushFenced => true;

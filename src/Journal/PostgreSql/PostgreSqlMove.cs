@@ -99,7 +99,7 @@ public static class PostgreSqlMove
     static void CopyFiles(NpgsqlConnection source, NpgsqlConnection target, int partition)
     {
         List<(string Name, int Chunk)> files = [];
-        using (NpgsqlCommand list = PostgreSqlDatabase.Command(source, "select name, chunk from purse.files where partition = $1 and name like '%.snapshot' order by name, chunk", partition))
+        using (NpgsqlCommand list = PostgreSqlDatabase.Command(source, "select name, chunk from purse.files where partition = $1 and (name like '%.snapshot' or name like '%.run') order by name, chunk", partition))
         using (NpgsqlDataReader row = list.ExecuteReader())
         {
             while (row.Read()) files.Add((row.GetString(0), row.GetInt32(1)));
@@ -108,7 +108,7 @@ public static class PostgreSqlMove
         foreach ((string name, int chunk) in files)
         {
             byte[]? bytes = (byte[]?)PostgreSqlDatabase.Scalar(source, "select bytes from purse.files where partition = $1 and name = $2 and chunk = $3", partition, name, chunk);
-            // Deleted meanwhile: a newer one took its place. What was copied of it is no whole snapshot, and passed over.
+            // Deleted meanwhile: a newer one took its place. What was copied of it is no whole file, and passed over.
             if (bytes is not null) PostgreSqlDatabase.Execute(target, "insert into purse.files values ($1, $2, $3, $4) on conflict do nothing", partition, name, chunk, bytes);
         }
     }

@@ -78,7 +78,7 @@ public sealed class ModelTests
         restored.Read(new MemoryStream(bytes));
         Assert.Equal(bytes, TestLedger.Bytes(restored));
         Assert.Equal(ledger.Events.Count(e => (e.Event.Kind == EventKind.Debited && e.Event.Index == 0) || e.Event.Kind is EventKind.Held or EventKind.Captured or EventKind.TransferRejected
-            || (e.Event.Kind == EventKind.Released && e.Event.Flags == EventFlags.None)), restored.Ids.Count);
+            || (e.Event.Kind == EventKind.Released && e.Event.Flags == EventFlags.None)), (int)restored.Ids.Count);
     }
 
     static (Command Command, string Expected) Predict(LedgerModel model, Step step, TestLedger ledger)

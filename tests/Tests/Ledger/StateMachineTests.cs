@@ -113,24 +113,21 @@ public sealed class StateMachineTests
     [Fact]
     public void One_id_in_many_homes_is_found_in_each()
     {
-        TransactionIds ids = new(7);
+        State state = new(7);
         for (uint home = 0; home < 50_000; home++)
         {
-            ids.Add(home, 1, home + 1);
-            if (home < 20) ids.Add(home, 2, 100_000 + home);
+            state.Ids.Add(home, 1, 2 * home + 1);
+            if (home < 20) state.Ids.Add(home, 2, 2 * home + 2);
         }
 
-        using MemoryStream written = new();
-        ids.Write(new BinaryWriter(written));
-        TransactionIds read = new(8);
-        read.Read(new BinaryReader(new MemoryStream(written.ToArray())));
-        using MemoryStream again = new();
-        read.Write(new BinaryWriter(again));
-        Assert.Equal(written.ToArray(), again.ToArray());
-        foreach (TransactionIds one in new[] { ids, read })
+        byte[] written = TestLedger.Bytes(state);
+        State read = new(8);
+        read.Read(new MemoryStream(written));
+        Assert.Equal(written, TestLedger.Bytes(read));
+        foreach (TransactionIds one in new[] { state.Ids, read.Ids })
         {
-            for (uint home = 0; home < 50_000; home++) Assert.Equal(home + 1, one.Find(home, 1));
-            for (uint home = 0; home < 30; home++) Assert.Equal(home < 20 ? 100_000 + home : 0u, one.Find(home, 2));
+            for (uint home = 0; home < 50_000; home++) Assert.Equal(2 * home + 1, one.Find(home, 1));
+            for (uint home = 0; home < 30; home++) Assert.Equal(home < 20 ? 2 * home + 2 : 0u, one.Find(home, 2));
             Assert.Equal(0ul, one.Find(50_000, 1));
             Assert.Equal(20, one.FindAll(2, 100).Select(found => found.Home).Distinct().Count());
             Assert.Equal(65, one.FindAll(1, 65).Count);

@@ -1,0 +1,107 @@
+using System.Runtime.InteropServices;
+using Purse.Journal;
+using Purse.Ledger;
+using Purse.Partitions;
+
+namespace Purse.Load;
+
+/// <summary>Purse's own way: generations in memory, then sorted runs behind filters. What is found is compared with an event in a file, as with a journal's.</summary>
+public sealed class IdsInRuns : IdsWay
+{
+    readonly State _state = new(1);
+    readonly AccountName[] _names = [.. Enumerable.Range(1, (int)IdsLoad.Homes).Select(home => AccountName.Parse($"account-{home}"))];
+    readonly OldIds _old;
+    readonly IDiskFile _events;
+    CommandRequest _request = new(1);
+    Task _writing = Task.CompletedTask;
+    Task _merging = Task.CompletedTask;
+
+    public IdsInRuns(string folder)
+    {
+        foreach (AccountName name in _names) _state.Names.Add(name.Utf8);
+        FileDisk disk = new(folder);
+        _old = new OldIds(new FileStore(disk, 0, new JournalOptions()), life: 1, seed: 1, static _ => { });
+        _events = disk.Open("events", writable: true, create: true);
+        _old.Serve(_state, IdOf);
+    }
+
+    public override string Name => "own runs";
+
+    public override double? OldMemoryBytesPerId => _old.Runs.EntriesCount == 0 ? null : (double)_old.Runs.MemoryBytes / _old.Runs.EntriesCount;
+
+    UInt128 IdOf(ulong sequence)
+    {
+        UInt128 id = 0;
+        _events.Read(MemoryMarshal.AsBytes(new Span<UInt128>(ref id)), (long)(sequence / 2) * 16);
+        return id;
+    }
+
+    CommandRequest Ask(ReadOnlySpan<UInt128> ids, ReadOnlySpan<uint> homes)
+    {
+        if (_request.Commands.Length < ids.Length) _request = new CommandRequest(ids.Length);
+        _request.Count = ids.Length;
+        for (int i = 0; i < ids.Length; i++)
+        {
+            ref Command command = ref _request.Commands[i];
+            (command.Kind, command.TransactionId, command.Account) = (CommandKind.Transfer, ids[i], _names[homes[i] - 1]);
+        }
+
+        _old.Search(_request);
+        return _request;
+    }
+
+    public override int Remember(ReadOnlySpan<UInt128> ids, ReadOnlySpan<uint> homes, ulong firstSequence)
+    {
+        _events.Write(MemoryMarshal.AsBytes(ids), (long)(firstSequence / 2) * 16);
+        CommandRequest request = Ask(ids, homes);
+        int known = 0;
+        for (int i = 0; i < ids.Length; i++)
+        {
+            _state.Ids.Recall(request.Search.Of(i, request.Commands[i]));
+            if (_state.Ids.Find(homes[i], ids[i]) != 0) known++;
+            else _state.Ids.Add(homes[i], ids[i], firstSequence + 2 * (ulong)i);
+        }
+
+        Tend();
+        return known;
+    }
+
+    void Tend()
+    {
+        TransactionIds ids = _state.Ids;
+        ids.Forget(_old.Covered);
+        if (_writing.IsFaulted || _merging.IsFaulted) throw new IOException("A run could not be written.", _writing.Exception ?? _merging.Exception);
+        if (_writing.IsCompleted && _old.IsDue(ids, ulong.MaxValue)) _writing = Task.Run(() => _old.WriteDue(ids, ulong.MaxValue));
+        if (_merging.IsCompleted && _old.Runs.HasToMerge) _merging = Task.Run(() => _old.Runs.TryMerge(static () => { }, CancellationToken.None));
+    }
+
+    public override int Find(ReadOnlySpan<UInt128> ids, ReadOnlySpan<uint> homes, ReadOnlySpan<ulong> sequences)
+    {
+        CommandRequest request = Ask(ids, homes);
+        int found = 0;
+        for (int i = 0; i < ids.Length; i++)
+        {
+            _state.Ids.Recall(request.Search.Of(i, request.Commands[i]));
+            if (_state.Ids.Find(homes[i], ids[i]) == sequences[i]) found++;
+        }
+
+        return found;
+    }
+
+    public override void Settle()
+    {
+        while (!_writing.IsCompleted || !_merging.IsCompleted || _old.Runs.HasToMerge || _old.IsDue(_state.Ids, ulong.MaxValue))
+        {
+            Tend();
+            Thread.Sleep(10);
+        }
+
+        _state.Ids.Forget(_old.Covered);
+    }
+
+    public override void Dispose()
+    {
+        _old.Dispose();
+        _events.Dispose();
+    }
+}

@@ -1,0 +1,171 @@
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
+
+namespace Purse.Ledger;
+
+/// <summary>One remembered id: who it belongs to, and the event that it is remembered by.</summary>
+public struct RememberedId
+{
+    public UInt128 TransactionId;
+    public ulong Sequence;
+
+    /// <summary>Number of the home account; 0 between two system accounts.</summary>
+    public uint Home;
+
+    /// <summary>1 + the index of another home's use of the same id, 0 for none.</summary>
+    public uint Next;
+}
+
+/// <summary>
+/// The ids of so many events, exactly, in the order of their events. The slots hash the id alone, so that one probe finds the id in every home
+/// that used it: the first few are a chain, all others are found by home and id as well, so that an id which a hostile caller uses in a
+/// million homes costs no more than any other. Once it is full nothing in it changes: any thread may look.
+/// </summary>
+/// <param name="seed">Secret, so that nobody can choose ids that collide. It changes no outcome.</param>
+/// <param name="from">It is of the events after this one, up to and with the other.</param>
+/// <param name="slots">How many to begin with, a power of two.</param>
+public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
+{
+    const int ChainLengthMax = 8;
+
+    readonly Chunked<RememberedId> _ids = new();
+    readonly Dictionary<(UInt128 Id, uint Home), uint> _crowded = [];
+    ulong[] _slots = new ulong[slots];
+    int _slotsUsed;
+
+    public ulong From => from;
+
+    public ulong To => to;
+
+    public int Count => _ids.Count;
+
+    public int SlotsCount => _slots.Length;
+
+    public ref readonly RememberedId this[int index] => ref _ids[index];
+
+    /// <summary>Whether any home used it.</summary>
+    public bool Has(UInt128 id) => First(id, out _) != 0;
+
+    /// <summary>The first event of what was decided under this id in this home; 0 where nothing was.</summary>
+    public ulong Find(uint home, UInt128 id)
+    {
+        uint number = First(id, out _);
+        for (int steps = 0; number != 0; steps++)
+        {
+            if (steps == ChainLengthMax) return _crowded.TryGetValue((id, home), out number) ? _ids[(int)number - 1].Sequence : 0;
+            ref RememberedId one = ref _ids[(int)number - 1];
+            if (one.Home == home) return one.Sequence;
+            number = one.Next;
+        }
+
+        return 0;
+    }
+
+    /// <summary>Adds the uses of this id in its homes, until there are so many.</summary>
+    public void FindAll(UInt128 id, List<RememberedId> found, int max)
+    {
+        for (uint number = First(id, out _); number != 0 && found.Count < max; number = _ids[(int)number - 1].Next) found.Add(_ids[(int)number - 1]);
+    }
+
+    /// <summary>Has the id's slot brought near, so that a later look does not wait for it.</summary>
+    public unsafe void Prefetch(UInt128 id)
+    {
+        // An address that the collector moves away meanwhile is only of no use.
+        if (Sse.IsSupported) Sse.Prefetch0(System.Runtime.CompilerServices.Unsafe.AsPointer(ref _slots[Hash(id) & (ulong)(_slots.Length - 1)]));
+    }
+
+    internal void Add(uint home, UInt128 id, ulong sequence)
+    {
+        Check.That(Find(home, id) == 0, "an id is decided once");
+        _ids.Add() = new RememberedId { TransactionId = id, Sequence = sequence, Home = home };
+        Link((uint)_ids.Count);
+    }
+
+    /// <summary>1 + the index of the id's first use, 0 for none.</summary>
+    /// <param name="slot">Where it is, or would be.</param>
+    uint First(UInt128 id, out ulong slot)
+    {
+        ulong hash = Hash(id);
+        for (slot = hash; ; slot++)
+        {
+            ulong entry = _slots[slot & (ulong)(_slots.Length - 1)];
+            if (entry == 0) return 0;
+            // The upper half of the hash spares a look at an id that is another one.
+            if (entry >> 32 == hash >> 32 && _ids[(int)(uint)entry - 1].TransactionId == id) return (uint)entry;
+        }
+    }
+
+    void Link(uint number)
+    {
+        ref RememberedId added = ref _ids[(int)number - 1];
+        uint last = First(added.TransactionId, out ulong slot);
+        if (last == 0)
+        {
+            if ((_slotsUsed + 1) * 2 > _slots.Length)
+            {
+                Grow(_slots.Length * 2);
+                First(added.TransactionId, out slot);
+            }
+
+            _slots[slot & (ulong)(_slots.Length - 1)] = (Hash(added.TransactionId) & 0xffff_ffff_0000_0000) | number;
+            _slotsUsed++;
+            return;
+        }
+
+        // Those beyond the chain's first few stand behind them, the newest first.
+        int length = 1;
+        while (length < ChainLengthMax && _ids[(int)last - 1].Next is not 0 and uint next)
+        {
+            last = next;
+            length++;
+        }
+
+        if (length == ChainLengthMax) _crowded.Add((added.TransactionId, added.Home), number);
+        added.Next = _ids[(int)last - 1].Next;
+        _ids[(int)last - 1].Next = number;
+    }
+
+    void Grow(int length)
+    {
+        ulong[] before = _slots;
+        _slots = new ulong[length];
+        foreach (ulong entry in before)
+        {
+            if (entry == 0) continue;
+            ulong slot = Hash(_ids[(int)(uint)entry - 1].TransactionId);
+            while (_slots[slot & (ulong)(length - 1)] != 0) slot++;
+            _slots[slot & (ulong)(length - 1)] = entry;
+        }
+    }
+
+    ulong Hash(UInt128 id)
+    {
+        UInt128 product = (UInt128)((ulong)id ^ (ulong)seed ^ 0x9e3779b97f4a7c15) * ((ulong)(id >> 64) ^ ulong.RotateLeft((ulong)seed, 32) ^ 0xa0761d6478bd642f);
+        return (ulong)product ^ (ulong)(product >> 64);
+    }
+
+    /// <summary>Of the ids after an event, as bytes that are the same for whoever applied the same events.</summary>
+    internal void Write(BinaryWriter writer, ulong after)
+    {
+        for (int i = 0; i < _ids.Count; i++)
+        {
+            RememberedId one = _ids[i];
+            if (one.Sequence <= after) continue;
+            one.Next = 0;
+            writer.Write(MemoryMarshal.AsBytes(new ReadOnlySpan<RememberedId>(in one)));
+        }
+    }
+
+    internal int CountAfter(ulong sequence)
+    {
+        int low = 0, high = _ids.Count;
+        while (low < high)
+        {
+            int middle = (low + high) / 2;
+            if (_ids[middle].Sequence <= sequence) low = middle + 1;
+            else high = middle;
+        }
+
+        return _ids.Count - low;
+    }
+}

@@ -1,0 +1,246 @@
+using System.IO.Hashing;
+using System.Runtime.InteropServices;
+using Purse.Journal;
+using Purse.Ledger;
+
+namespace Purse.Partitions;
+
+/// <summary>
+/// Ids that left the state's memory: in runs in the journal's store, sorted by 48 bits of their hash and by home, each with the sequence of the
+/// event that it is remembered by. What is found is compared with that event, so that an answer is exact.
+/// </summary>
+public sealed class OldIds : IDisposable
+{
+    public const string Folder = "ids";
+
+    const int EntryWords = 2;
+
+    // Of an entry: hash (48 bits) and lower half of the home; its upper half and the sequence (48 bits).
+    const int HomeBits = 16;
+    const int SequenceBits = 48;
+    const ulong SequenceMax = (1ul << SequenceBits) - 1;
+
+    /// <summary>So many commands are looked at together: what one waits for is on its way while others are looked at.</summary>
+    const int CommandsAtOnce = 16;
+
+    readonly RunSet _runs;
+    State? _state;
+    Func<ulong, UInt128>? _transactionIdOf;
+
+    /// <param name="life">Unlike that of any other writer.</param>
+    public OldIds(IJournalStore store, long life, long seed, Action<string> log)
+    {
+        _runs = new RunSet(store.Files, store.Partition, Folder, EntryWords, hasFilters: true, life, seed);
+        _runs.Open(log);
+    }
+
+    /// <summary>Ids that are remembered by events up to this one are in runs.</summary>
+    public ulong Covered => _runs.Covered;
+
+    public RunSet Runs => _runs;
+
+    /// <summary>From now on it is asked for ids that this state does not have any more.</summary>
+    /// <param name="transactionIdOf">Reads what the event of a sequence says, on any thread.</param>
+    public void Serve(State state, Func<ulong, UInt128> transactionIdOf) => (_state, _transactionIdOf) = (state, transactionIdOf);
+
+    /// <summary>Puts full generations in runs.</summary>
+    /// <param name="markedSequence">Up to here the journal itself can prove that it was durable: no run speaks of more.</param>
+    public void WriteDue(TransactionIds ids, ulong markedSequence)
+    {
+        foreach (IdGeneration generation in ids.Full(out _))
+        {
+            if (generation.To <= _runs.Covered) continue;
+            if (generation.To > markedSequence && !Injected.Is(PartitionDefect.RunTooFar)) return;
+            Check.That(generation.From <= _runs.Covered, "runs leave no event out");
+            _runs.Add(generation.To, MemoryMarshal.Cast<RunEntry, ulong>(Sorted(generation)));
+        }
+    }
+
+    public bool IsDue(TransactionIds ids, ulong markedSequence)
+    {
+        foreach (IdGeneration generation in ids.Full(out _))
+        {
+            if (generation.To > _runs.Covered && generation.To <= markedSequence) return true;
+        }
+
+        return false;
+    }
+
+    RunEntry[] Sorted(IdGeneration generation)
+    {
+        int skipped = 0, count = generation.Count - (Injected.Is(PartitionDefect.IdLeftOutOfRun) ? 1 : 0);
+        while (skipped < count && generation[skipped].Sequence <= _runs.Covered) skipped++;
+        RunEntry[] entries = new RunEntry[Math.Max(0, count - skipped)];
+        for (int i = skipped; i < count; i++)
+        {
+            ref readonly RememberedId one = ref generation[i];
+            Check.That(one.Sequence <= SequenceMax, "sequences fit in 48 bits");
+            entries[i - skipped] = new RunEntry(FirstWord(HashOf(one.TransactionId), one.Home), ((ulong)(one.Home >> HomeBits) << SequenceBits) | one.Sequence);
+        }
+
+        return RunEntry.Sorted(entries);
+    }
+
+    ulong HashOf(UInt128 id) => XxHash3.HashToUInt64(MemoryMarshal.AsBytes(new ReadOnlySpan<UInt128>(in id)), _runs.Seed) >> 16;
+
+    static ulong FirstWord(ulong hash, uint home) => (hash << HomeBits) | (home & 0xffff);
+
+    /// <summary>
+    /// Looks for the ids of a request where the state has them not any more, and in its full generations, so that the deciding thread need not. May be
+    /// called from any thread.
+    /// </summary>
+    /// <exception cref="RunDamagedException">Nothing may be answered before the run was made again.</exception>
+    public void Search(Request request)
+    {
+        State state = _state!;
+        IdSearch search = request.Search;
+        // In this order: what leaves memory meanwhile is in runs already.
+        ReadOnlySpan<IdGeneration> full = state.Ids.Full(out ulong sequence);
+        search.Begin(state.Ids, sequence);
+        Run[] runs = _runs.Runs;
+        if (full.Length == 0 && runs.Length == 0) return;
+        ReadOnlySpan<Command> commands = request.Asked;
+        Span<ulong> hashes = stackalloc ulong[CommandsAtOnce];
+        for (int from = 0; from < commands.Length; from += CommandsAtOnce)
+        {
+            int count = Math.Min(CommandsAtOnce, commands.Length - from);
+            for (int i = 0; i < count; i++)
+            {
+                UInt128 id = commands[from + i].TransactionId;
+                hashes[i] = HashOf(id);
+                foreach (Run run in runs) run.Filter!.Prefetch(hashes[i]);
+                foreach (IdGeneration generation in full) generation.Prefetch(id);
+            }
+
+            for (int i = 0; i < count; i++)
+            {
+                ref readonly Command command = ref commands[from + i];
+                bool hasOriginal = command.Kind is CommandKind.Capture or CommandKind.Void or CommandKind.Reverse;
+                if (!hasOriginal && !MayHave(command.TransactionId, hashes[i], full, runs)) continue;
+                if (!StateMachine.TryHomeToRecall(state, command, out uint? home)) continue;
+                List<RememberedId> found = search.Found;
+                int before = found.Count;
+                Find(home, command.TransactionId, full, found);
+                if (hasOriginal && command.OriginalId != command.TransactionId) Find(home, command.OriginalId, full, found);
+                search.FoundOf(from + i, before);
+            }
+        }
+    }
+
+    static bool MayHave(UInt128 id, ulong hash, ReadOnlySpan<IdGeneration> full, Run[] runs)
+    {
+        foreach (IdGeneration generation in full)
+        {
+            if (generation.Has(id)) return true;
+        }
+
+        foreach (Run run in runs)
+        {
+            if (run.Filter!.MayHave(hash)) return true;
+        }
+
+        return false;
+    }
+
+    void Find(uint? home, UInt128 id, ReadOnlySpan<IdGeneration> full, List<RememberedId> found)
+    {
+        int start = found.Count, max = start + Recalled.HomesMax + 1;
+        foreach (IdGeneration generation in full)
+        {
+            if (home is not uint one) generation.FindAll(id, found, max);
+            else if (generation.Find(one, id) is not 0 and ulong sequence) found.Add(new RememberedId { TransactionId = id, Sequence = sequence, Home = one });
+        }
+
+        ulong hash = HashOf(id);
+        int inMemory = found.Count;
+        while (!TryFindInRuns(_runs.Runs, home, id, hash, found, start)) found.RemoveRange(inMemory, found.Count - inMemory);
+    }
+
+    /// <summary>False where a run was merged meanwhile: the others have to be looked at.</summary>
+    /// <param name="start">Where in the list those of this id begin.</param>
+    bool TryFindInRuns(Run[] runs, uint? home, UInt128 id, ulong hash, List<RememberedId> found, int start)
+    {
+        foreach (Run run in runs)
+        {
+            if (!run.Filter!.MayHave(hash)) continue;
+            if (!run.TryEnter()) return false;
+            try
+            {
+                Find(run, home, id, hash, found, start);
+            }
+            finally
+            {
+                run.Leave();
+            }
+        }
+
+        return true;
+    }
+
+    void Find(Run run, uint? home, UInt128 id, ulong hash, List<RememberedId> found, int start)
+    {
+        Span<ulong> page = stackalloc ulong[Run.PageWords];
+        ulong first = FirstWord(hash, home ?? 0), last = home is uint one ? FirstWord(hash, one) : FirstWord(hash, 0xffff);
+        for (int number = run.FirstPage(first); run.MayHaveUpTo(number, last); number++)
+        {
+            run.Read(number, page);
+            int count = run.EntriesCount(number);
+            for (int i = FirstAtLeast(page, count, first); i < count && page[i * EntryWords] <= last; i++)
+            {
+                ulong word = page[i * EntryWords], rest = page[i * EntryWords + 1], sequence = rest & SequenceMax;
+                uint of = (uint)(word & 0xffff) | (uint)(rest >> SequenceBits << HomeBits);
+                // Both where it is in memory still, too.
+                if ((home is not null && of != home) || IsKnown(CollectionsMarshal.AsSpan(found)[start..], sequence)) continue;
+                if (_transactionIdOf!(sequence) != id) continue;
+                if (found.Count - start > Recalled.HomesMax) return;
+                found.Add(new RememberedId { TransactionId = id, Sequence = sequence, Home = of });
+            }
+        }
+    }
+
+    static bool IsKnown(ReadOnlySpan<RememberedId> found, ulong sequence)
+    {
+        foreach (ref readonly RememberedId one in found)
+        {
+            if (one.Sequence == sequence) return true;
+        }
+
+        return false;
+    }
+
+    static int FirstAtLeast(ReadOnlySpan<ulong> page, int count, ulong word)
+    {
+        int low = 0, high = count;
+        while (low < high)
+        {
+            int middle = (low + high) / 2;
+            if (page[middle * EntryWords] < word) low = middle + 1;
+            else high = middle;
+        }
+
+        return low;
+    }
+
+    /// <summary>Where an id is remembered, as far as that is in runs; of one home, or of all.</summary>
+    public List<RememberedId> Find(UInt128 id, uint? home)
+    {
+        List<RememberedId> found = [];
+        while (!TryFindInRuns(_runs.Runs, home, id, HashOf(id), found, 0)) found.Clear();
+        return found;
+    }
+
+    /// <summary>What is damaged is not found by whoever takes over next, and is made again.</summary>
+    public void Delete(RunDamagedException damage)
+    {
+        try
+        {
+            _runs.Delete(damage);
+        }
+        catch (IOException)
+        {
+            // It will be met again.
+        }
+    }
+
+    public void Dispose() => _runs.Dispose();
+}

@@ -1,0 +1,92 @@
+using Purse.Journal;
+using Purse.Ledger;
+
+namespace Purse.Partitions;
+
+public sealed partial class Partition
+{
+    /// <summary>Looks for a request's ids where the state has them not any more; false where that cannot be looked at now.</summary>
+    bool TrySearch(Request request)
+    {
+        if (request.Asked.Length == 0 || Volatile.Read(ref _serving) is not { } serving || _fault is not null) return true;
+        try
+        {
+            serving.Old.Search(request);
+            return true;
+        }
+        catch (RunDamagedException e)
+        {
+            Fail(serving, e);
+            return false;
+        }
+        catch (Exception e) when (e is IOException or ObjectDisposedException)
+        {
+            _log($"Partition {Number}: old ids cannot be looked for: {e.Message}");
+            return false;
+        }
+    }
+
+    /// <summary>A recovery makes it again.</summary>
+    void Fail(Serving serving, RunDamagedException damage)
+    {
+        serving.JournalFault ??= damage;
+        _queue.Wake();
+    }
+
+    /// <summary>Full generations of ids are written beside the writer, and leave memory when they are there; runs are merged beside both.</summary>
+    void TendRuns(Serving serving)
+    {
+        TransactionIds ids = serving.Core.State.Ids;
+        ids.Forget(serving.Old.Covered);
+        if (serving.NextRunTicks > Environment.TickCount64) return;
+        ulong marked = serving.Journal.MarkedSequence;
+        if (serving.WritingRun is not { IsCompleted: false } && serving.Old.IsDue(ids, marked)) serving.WritingRun = Beside(serving, () => serving.Old.WriteDue(ids, marked));
+        Run[] runs = serving.Old.Runs.Runs;
+        if (serving.MergingRuns is { IsCompleted: false } || ReferenceEquals(runs, serving.MergedRuns)) return;
+        serving.MergedRuns = runs;
+        if (!serving.Old.Runs.HasToMerge) return;
+        serving.MergingRuns = Beside(serving, () =>
+        {
+            while (serving.Old.Runs.TryMerge(serving.Journal.ConfirmEpoch, serving.Ending.Token))
+            {
+                // One after the other, until there is none.
+            }
+        });
+    }
+
+    Task Beside(Serving serving, Action work) => Task.Factory.StartNew(
+        () =>
+        {
+            try
+            {
+                work();
+            }
+            catch (OperationCanceledException)
+            {
+                // The partition ends: whoever takes over goes on.
+            }
+            catch (RunDamagedException e)
+            {
+                Fail(serving, e);
+            }
+            catch (InvariantBrokenException e)
+            {
+                serving.JournalFault = e;
+                _queue.Wake();
+            }
+            catch (Exception e) when (e is IOException or ObjectDisposedException)
+            {
+                // Until it succeeds, the ids stay in memory.
+                _log($"Partition {Number}: no run of ids was written: {e.Message}");
+                (serving.NextRunTicks, serving.MergedRuns) = (Environment.TickCount64 + 1000, null);
+            }
+        },
+        CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+
+    static void EndRuns(Serving serving)
+    {
+        serving.Ending.Cancel();
+        Await(serving.WritingRun);
+        Await(serving.MergingRuns);
+    }
+}

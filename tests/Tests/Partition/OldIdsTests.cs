@@ -1,0 +1,188 @@
+using System.Collections.Concurrent;
+using Purse.Journal;
+using Purse.Ledger;
+using Purse.Partitions;
+using Purse.Simulation;
+using Purse.Tests.Ledger;
+
+namespace Purse.Tests.Partitions;
+
+/// <summary>Ids that left memory long ago count as those of a moment ago.</summary>
+public sealed class OldIdsTests
+{
+    static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
+
+    static readonly PartitionOptions Options = new() { RecoveryDelay = TimeSpan.FromMilliseconds(20), EventsPerBlockMax = 256, EventsPerGeneration = 50, EventsPerSnapshot = 300 };
+
+    static readonly JournalOptions Journal = new() { SegmentSizeBytes = 4 * 1024 * 1024, ReserveBytes = 1024 * 1024 };
+
+    readonly ConcurrentQueue<string> _log = new();
+
+    Partition Start(FaultyDisk disk) => Partition.Start(new FileStore(disk, 0, Journal), 1, Options, TimeProvider.System, _log.Enqueue);
+
+    static async Task<Decision[]> ExecuteAsync(Partition partition, params Command[] commands)
+    {
+        CommandRequest request = new(commands.Length) { Count = commands.Length };
+        using CancellationTokenSource limit = new(Patience);
+        while (true)
+        {
+            commands.CopyTo(request.Commands, 0);
+            RequestStatus status = await partition.SubmitAsync(request, Patience);
+            if (status == RequestStatus.Answered) return [.. request.Decisions];
+            // It recovers.
+            Assert.Contains(status, (RequestStatus[])[RequestStatus.Unavailable, RequestStatus.UnavailableUnknown]);
+            await Task.Delay(5, limit.Token);
+        }
+    }
+
+    static async Task<Decision[]> DoneAsync(Partition partition, params Command[] commands)
+    {
+        Decision[] decisions = await ExecuteAsync(partition, commands);
+        Assert.All(decisions, decision => Assert.Equal(Outcome.Done, decision.Outcome));
+        return decisions;
+    }
+
+    /// <summary>Two accounts, and so many transfers, by their ids from 1 on.</summary>
+    static async Task<Decision[]> FillAsync(Partition partition, int count)
+    {
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"), TestLedger.Change(CommandKind.OpenAccount, "bob"));
+        List<Decision> all = [];
+        for (int from = 1; from <= count; from += 20) all.AddRange(await DoneAsync(partition, [.. Enumerable.Range(from, 20).Select(Transfer)]));
+        return [.. all];
+    }
+
+    static Command Transfer(int id) => TestLedger.Transfer((UInt128)id, "@world", "alice", "1.00");
+
+    /// <summary>How many ids are in runs, once all that can be is.</summary>
+    static async Task<ulong> ForgottenAsync(Partition partition, ulong atLeast)
+    {
+        using CancellationTokenSource limit = new(Patience);
+        ReadRequest<ulong> read;
+        do
+        {
+            await Task.Delay(5, limit.Token);
+            Assert.Equal(RequestStatus.Answered, await partition.SubmitAsync(read = new ReadRequest<ulong>((State state) => state.Ids.Forgotten), Patience));
+        }
+        while (read.Result < atLeast);
+        return read.Result;
+    }
+
+    static async Task AssertDuplicatesAsync(Partition partition, Decision[] firsts)
+    {
+        for (int from = 0; from < firsts.Length; from += 100)
+        {
+            Command[] again = [.. Enumerable.Range(from + 1, Math.Min(100, firsts.Length - from)).Select(Transfer)];
+            Decision[] decisions = await ExecuteAsync(partition, again);
+            Assert.Equal(firsts.Skip(from).Take(again.Length).Select(first => (Outcome.Duplicate, first.Sequence)), decisions.Select(one => (one.Outcome, one.Sequence)));
+        }
+    }
+
+    [Fact]
+    public async Task An_id_is_a_duplicate_for_ever_also_after_a_restart_and_without_its_files()
+    {
+        FaultyDisk disk = new();
+        Decision[] firsts;
+        await using (Partition partition = Start(disk))
+        {
+            firsts = await FillAsync(partition, 1000);
+            Assert.True(await ForgottenAsync(partition, 1900) >= 1900);
+            await AssertDuplicatesAsync(partition, firsts);
+            await DoneAsync(partition, Transfer(1001));
+        }
+
+        // Few files: they were merged.
+        Assert.InRange(disk.List(OldIds.Folder).Count, 1, 3 * RunSet.FanOut);
+        FaultyDisk without = disk.Copy(), neither = disk.Copy();
+        foreach (string name in without.List(OldIds.Folder)) without.Delete(name);
+        foreach (string name in neither.List(OldIds.Folder).Concat(neither.List("snapshots"))) neither.Delete(name);
+        foreach (FaultyDisk each in new[] { disk, without, neither })
+        {
+            await using Partition again = Start(each);
+            await ForgottenAsync(again, 1900);
+            await AssertDuplicatesAsync(again, firsts);
+            await DoneAsync(again, Transfer(1002));
+        }
+    }
+
+    /// <summary>Excludes: a page of a run that is not what was written is believed, and an id with it forgotten.</summary>
+    [Fact]
+    public async Task A_damaged_run_is_made_again_before_anything_is_answered_from_it()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        Decision[] firsts = await FillAsync(partition, 400);
+        await ForgottenAsync(partition, 700);
+        for (int round = 0; round < 3; round++)
+        {
+            disk.Flip(disk.List(OldIds.Folder)[0], 8 * round);
+            await AssertDuplicatesAsync(partition, firsts);
+            await ForgottenAsync(partition, 700);
+        }
+
+        Assert.Contains(_log, line => line.Contains("is not what was written", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task Old_originals_are_captured_voided_and_reversed_by_their_ids()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        await FillAsync(partition, 20);
+        Command[] holds = [.. Enumerable.Range(501, 3).Select(id => TestLedger.Transfer((UInt128)id, "alice", "bob", "1.00") with { Pending = true })];
+        Decision[] held = await DoneAsync(partition, holds);
+        await DoneAsync(partition, [.. Enumerable.Range(1001, 300).Select(Transfer)]);
+        await ForgottenAsync(partition, 600);
+
+        Command capture = new() { Kind = CommandKind.Capture, TransactionId = 601, OriginalId = 501 };
+        Command here = new() { Kind = CommandKind.Void, TransactionId = 602, OriginalId = 502, Account = AccountName.Parse("alice") };
+        Command elsewhere = new() { Kind = CommandKind.Void, TransactionId = 603, OriginalId = 503, Account = AccountName.Parse("bob") };
+        await DoneAsync(partition, capture, here);
+        Assert.Equal(Outcome.TransferNotFound, (await ExecuteAsync(partition, elsewhere))[0].Outcome);
+        Decision[] reversed = await DoneAsync(partition, await ReversalAsync(partition, 604, 1));
+        await DoneAsync(partition, [.. Enumerable.Range(2001, 300).Select(Transfer)]);
+        await ForgottenAsync(partition, 1200);
+        Assert.All(await ExecuteAsync(partition, capture, here, await ReversalAsync(partition, 604, 1)), decision => Assert.Equal(Outcome.Duplicate, decision.Outcome));
+        Assert.NotEqual(held[0].Sequence, reversed[0].Sequence);
+    }
+
+    /// <summary>As the server does: the original is looked up first, and read from the journal.</summary>
+    static async Task<Command> ReversalAsync(Partition partition, UInt128 id, UInt128 original)
+    {
+        Command command = new() { Kind = CommandKind.Reverse, TransactionId = id, OriginalId = original };
+        ReadRequest<ulong> find = new((State state) => StateMachine.FindOriginalOf(state, command, out ulong sequence, out _, out _) == Outcome.Done ? sequence : 0) { About = command };
+        Assert.Equal(RequestStatus.Answered, await partition.SubmitAsync(find, Patience));
+        return command with { Details = new CommandDetails { Original = partition.Readers!.ReadOriginal(find.Result) } };
+    }
+
+    [Fact]
+    public async Task An_old_id_that_many_homes_used_is_found_in_each()
+    {
+        const int Homes = 150;
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        Command[] deposits = [.. Enumerable.Range(0, Homes).Select(home => TestLedger.Transfer(7, "@world", $"a{home}", "1.00"))];
+        await DoneAsync(partition, [.. Enumerable.Range(0, Homes).Select(home => TestLedger.Change(CommandKind.OpenAccount, $"a{home}"))]);
+        Decision[] firsts = await DoneAsync(partition, deposits);
+        await FillAsync(partition, 100);
+        await ForgottenAsync(partition, 500);
+        Assert.Equal(firsts.Select(first => (Outcome.Duplicate, first.Sequence)), (await ExecuteAsync(partition, deposits)).Select(one => (one.Outcome, one.Sequence)));
+        await DoneAsync(partition, TestLedger.Transfer(7, "@world", "alice", "1.00") with { TransactionId = 8000 }, TestLedger.Transfer(7, "@world", "bob", "1.00"));
+        Decision[] ambiguous = await ExecuteAsync(partition, new Command { Kind = CommandKind.Void, TransactionId = 9000, OriginalId = 7 }, new Command { Kind = CommandKind.Void, TransactionId = 7, OriginalId = 1 });
+        Assert.All(ambiguous, decision => Assert.Equal(Outcome.TransferAmbiguous, decision.Outcome));
+    }
+
+    [Fact]
+    public async Task A_snapshot_has_the_ids_of_its_last_generation_only()
+    {
+        FaultyDisk disk = new();
+        await using (Partition partition = Start(disk)) await FillAsync(partition, 1000);
+        StateMachine replayed = new(new State(1, eventsPerGeneration: Options.EventsPerGeneration));
+        using JournalReader reader = new FileJournalReader(disk, 0, checkMerkleRoots: true);
+        while (reader.TryReadNext(out Block block)) Partition.Apply(block, replayed);
+        byte[] whole = TestLedger.Bytes(replayed.State);
+        Assert.True(whole.Length < 4000, $"{whole.Length} bytes");
+        replayed.State.Ids.Forget(replayed.State.LastSequence);
+        Assert.Equal(whole, TestLedger.Bytes(replayed.State));
+        Assert.Equal(1000ul, replayed.State.Ids.Count);
+    }
+}
