@@ -118,7 +118,8 @@ static class JournalCommands
             }
 
             Partition.Apply(block, machine);
-            // Nothing is decided here: a replay needs no ids but those of its last generation.
+            // Nothing is decided here: a replay needs no ids but those of its last generation. Who verifies sees that each was decided once in its own.
+            if (checkMerkleRoots) machine.State.Ids.Link();
             machine.State.Ids.Forget(machine.State.LastSequence);
             onBlock?.Invoke(block, machine.State);
             if (reader.LastNumber % 256 == 0) progress(reader.Done);

@@ -19,7 +19,8 @@ public struct RememberedId
 /// <summary>
 /// The ids of so many events, exactly, in the order of their events. The slots hash the id alone, so that one probe finds the id in every home
 /// that used it: the first few are a chain, all others are found by home and id as well, so that an id which a hostile caller uses in a
-/// million homes costs no more than any other. Once it is full nothing in it changes: any thread may look.
+/// million homes costs no more than any other. Once it is full nothing in it changes: any thread may look. The slots are made when somebody looks
+/// first: a replay that only remembers does not need them.
 /// </summary>
 /// <param name="seed">Secret, so that nobody can choose ids that collide. It changes no outcome.</param>
 /// <param name="from">It is of the events after this one, up to and with the other.</param>
@@ -30,8 +31,10 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
 
     readonly Chunked<RememberedId> _ids = new();
     readonly Dictionary<(UInt128 Id, uint Home), uint> _crowded = [];
-    ulong[] _slots = new ulong[slots];
+    ulong[] _slots = [];
     int _slotsUsed;
+    volatile bool _isLinked;
+    readonly Lock _linking = new();
 
     public ulong From => from;
 
@@ -39,16 +42,21 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
 
     public int Count => _ids.Count;
 
-    public int SlotsCount => _slots.Length;
+    public int SlotsCount => Math.Max(_slots.Length, slots);
 
     public ref readonly RememberedId this[int index] => ref _ids[index];
 
     /// <summary>Whether any home used it.</summary>
-    public bool Has(UInt128 id) => First(id, out _) != 0;
+    public bool Has(UInt128 id)
+    {
+        Link();
+        return First(id, out _) != 0;
+    }
 
     /// <summary>The first event of what was decided under this id in this home; 0 where nothing was.</summary>
     public ulong Find(uint home, UInt128 id)
     {
+        Link();
         uint number = First(id, out _);
         for (int steps = 0; number != 0; steps++)
         {
@@ -64,6 +72,7 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
     /// <summary>Adds the uses of this id in its homes, until there are so many.</summary>
     public void FindAll(UInt128 id, List<RememberedId> found, int max)
     {
+        Link();
         for (uint number = First(id, out _); number != 0 && found.Count < max; number = _ids[(int)number - 1].Next) found.Add(_ids[(int)number - 1]);
     }
 
@@ -71,14 +80,28 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
     public unsafe void Prefetch(UInt128 id)
     {
         // An address that the collector moves away meanwhile is only of no use.
-        if (Sse.IsSupported) Sse.Prefetch0(System.Runtime.CompilerServices.Unsafe.AsPointer(ref _slots[Hash(id) & (ulong)(_slots.Length - 1)]));
+        if (Sse.IsSupported && _isLinked) Sse.Prefetch0(System.Runtime.CompilerServices.Unsafe.AsPointer(ref _slots[Hash(id) & (ulong)(_slots.Length - 1)]));
     }
 
     internal void Add(uint home, UInt128 id, ulong sequence)
     {
-        Check.That(Find(home, id) == 0, "an id is decided once");
         _ids.Add() = new RememberedId { TransactionId = id, Sequence = sequence, Home = home };
-        Link((uint)_ids.Count);
+        if (_isLinked) Link((uint)_ids.Count);
+    }
+
+    /// <summary>Makes the slots, if they are not there yet; fails where an id was decided twice.</summary>
+    internal void Link()
+    {
+        if (_isLinked) return;
+        lock (_linking)
+        {
+            if (_isLinked) return;
+            int length = slots;
+            while (length < _ids.Count * 2) length *= 2;
+            _slots = new ulong[length];
+            for (uint number = 1; number <= _ids.Count; number++) Link(number);
+            _isLinked = true;
+        }
     }
 
     /// <summary>1 + the index of the id's first use, 0 for none.</summary>
@@ -94,6 +117,8 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
             if (entry >> 32 == hash >> 32 && _ids[(int)(uint)entry - 1].TransactionId == id) return (uint)entry;
         }
     }
+
+    const string DecidedOnce = "an id is decided once";
 
     void Link(uint number)
     {
@@ -114,13 +139,15 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
 
         // Those beyond the chain's first few stand behind them, the newest first.
         int length = 1;
+        Check.That(_ids[(int)last - 1].Home != added.Home, DecidedOnce);
         while (length < ChainLengthMax && _ids[(int)last - 1].Next is not 0 and uint next)
         {
             last = next;
             length++;
+            Check.That(_ids[(int)last - 1].Home != added.Home, DecidedOnce);
         }
 
-        if (length == ChainLengthMax) _crowded.Add((added.TransactionId, added.Home), number);
+        if (length == ChainLengthMax) Check.That(_crowded.TryAdd((added.TransactionId, added.Home), number), DecidedOnce);
         added.Next = _ids[(int)last - 1].Next;
         _ids[(int)last - 1].Next = number;
     }

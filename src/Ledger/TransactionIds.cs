@@ -114,6 +114,12 @@ public sealed class TransactionIds(long seed, ulong eventsPerGeneration)
     // As many slots as the one before came to have: in a steady load none ever grows.
     void Begin(IdGeneration last) => Volatile.Write(ref _generations, [.. _generations, new IdGeneration(seed, last.To, last.To + eventsPerGeneration, last.SlotsCount)]);
 
+    /// <summary>Makes all ready to be asked; fails where an id was decided twice.</summary>
+    public void Link()
+    {
+        foreach (IdGeneration generation in _generations) generation.Link();
+    }
+
     /// <summary>Lets go of full generations that end there or before: their ids are found elsewhere.</summary>
     public void Forget(ulong sequence)
     {

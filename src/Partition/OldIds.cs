@@ -41,7 +41,11 @@ public sealed class OldIds : IDisposable
 
     /// <summary>From now on it is asked for ids that this state does not have any more.</summary>
     /// <param name="transactionIdOf">Reads what the event of a sequence says, on any thread.</param>
-    public void Serve(State state, Func<ulong, UInt128> transactionIdOf) => (_state, _transactionIdOf) = (state, transactionIdOf);
+    public void Serve(State state, Func<ulong, UInt128> transactionIdOf)
+    {
+        (_state, _transactionIdOf) = (state, transactionIdOf);
+        state.Ids.Link();
+    }
 
     /// <summary>Puts full generations in runs.</summary>
     /// <param name="markedSequence">Up to here the journal itself can prove that it was durable: no run speaks of more.</param>
