@@ -20,7 +20,7 @@ public class LedgerBenchmarks
     public void Setup()
     {
         _ledger = new SampleLedger(Accounts);
-        _ids = new TransactionIds(7);
+        _ids = new State(7, eventsPerGeneration: ulong.MaxValue).Ids;
         for (ulong i = 1; i <= 4_000_000; i++) _ids.Add(1, new UInt128(i * 0x9e3779b97f4a7c15, i), i);
     }
 
