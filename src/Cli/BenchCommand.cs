@@ -34,6 +34,7 @@ static partial class BenchCommand
             parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(accounts), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(partitions), parsed.GetValue(cross), parsed.GetValue(journal)!, parsed.GetValue(stores), parsed.GetValue(hot), parsed.GetValue(ids) == "ordered", parsed.GetValue(json))));
         command.Subcommands.Add(CreateCompare());
         command.Subcommands.Add(CreateIds());
+        command.Subcommands.Add(CreateHistory());
         return command;
     }
 

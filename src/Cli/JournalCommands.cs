@@ -118,8 +118,8 @@ static class JournalCommands
             }
 
             Partition.Apply(block, machine);
-            // Nothing is decided here: a replay needs no ids but those of its last generation.
-            machine.State.Ids.Forget(machine.State.LastSequence);
+            // Nothing is decided here: a replay needs its last generation only.
+            machine.State.Generations.Forget(machine.State.LastSequence);
             onBlock?.Invoke(block, machine.State);
             if (reader.LastNumber % 256 == 0) progress(reader.Done);
         }

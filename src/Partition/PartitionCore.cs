@@ -104,6 +104,7 @@ public sealed partial class PartitionCore
         while (request.Next < request.Count)
         {
             if (!_batch!.HasRoom) return false;
+            if (request.Next + CommandsAhead < request.Count) State.Ids.Prefetch(request.Commands[request.Next + CommandsAhead].TransactionId);
             Execute(request, request.Next++, hasRoom, hasReserve);
         }
 
@@ -113,6 +114,9 @@ public sealed partial class PartitionCore
         Wait(request);
         return true;
     }
+
+    /// <summary>While so many are decided, what is remembered of the next one's id comes near.</summary>
+    const int CommandsAhead = 4;
 
     void Execute(CommandRequest request, int i, bool hasRoom, bool hasReserve)
     {
@@ -128,7 +132,7 @@ public sealed partial class PartitionCore
     void Recall(Request request, int index, in Command command)
     {
         if (_search is null) return;
-        if (!request.Search.IsFor(State.Ids)) _search(request);
+        if (!request.Search.IsFor(State.Generations)) _search(request);
         State.Ids.Recall(request.Search.Of(index, command));
     }
 
