@@ -10,7 +10,7 @@ public sealed class IdsInRuns : IdsWay
 {
     readonly State _state = new(1);
     readonly AccountName[] _names = [.. Enumerable.Range(1, (int)IdsLoad.Homes).Select(home => AccountName.Parse($"account-{home}"))];
-    readonly OldIds _old;
+    readonly Derived _derived;
     readonly IDiskFile _events;
     CommandRequest _request = new(1);
     Task _writing = Task.CompletedTask;
@@ -20,14 +20,14 @@ public sealed class IdsInRuns : IdsWay
     {
         foreach (AccountName name in _names) _state.Names.Add(name.Utf8);
         FileDisk disk = new(folder);
-        _old = new OldIds(new FileStore(disk, 0, new JournalOptions()), life: 1, seed: 1, static _ => { });
+        _derived = new Derived(new FileStore(disk, 0, new JournalOptions()), life: 1, seed: 1, static _ => { });
         _events = disk.Open("events", writable: true, create: true);
-        _old.Serve(_state, IdOf);
+        _derived.Serve(_state, IdOf);
     }
 
     public override string Name => "own runs";
 
-    public override double? OldMemoryBytesPerId => _old.Runs.EntriesCount == 0 ? null : (double)_old.Runs.MemoryBytes / _old.Runs.EntriesCount;
+    public override double? OldMemoryBytesPerId => _derived.Ids.Runs.EntriesCount == 0 ? null : (double)_derived.Ids.Runs.MemoryBytes / _derived.Ids.Runs.EntriesCount;
 
     UInt128 IdOf(ulong sequence)
     {
@@ -46,7 +46,7 @@ public sealed class IdsInRuns : IdsWay
             (command.Kind, command.TransactionId, command.Account) = (CommandKind.Transfer, ids[i], _names[homes[i] - 1]);
         }
 
-        _old.Search(_request);
+        _derived.Ids.Search(_request);
         return _request;
     }
 
@@ -57,6 +57,8 @@ public sealed class IdsInRuns : IdsWay
         int known = 0;
         for (int i = 0; i < ids.Length; i++)
         {
+            // As the partition does.
+            if (i + 4 < ids.Length) _state.Ids.Prefetch(ids[i + 4]);
             _state.Ids.Recall(request.Search.Of(i, request.Commands[i]));
             if (_state.Ids.Find(homes[i], ids[i]) != 0) known++;
             else _state.Ids.Add(homes[i], ids[i], firstSequence + 2 * (ulong)i);
@@ -68,11 +70,11 @@ public sealed class IdsInRuns : IdsWay
 
     void Tend()
     {
-        TransactionIds ids = _state.Ids;
-        ids.Forget(_old.Covered);
+        Generations generations = _state.Generations;
+        generations.Forget(_derived.Covered);
         if (_writing.IsFaulted || _merging.IsFaulted) throw new IOException("A run could not be written.", _writing.Exception ?? _merging.Exception);
-        if (_writing.IsCompleted && _old.IsDue(ids, ulong.MaxValue)) _writing = Task.Run(() => _old.WriteDue(ids, ulong.MaxValue));
-        if (_merging.IsCompleted && _old.Runs.HasToMerge) _merging = Task.Run(() => _old.Runs.TryMerge(static () => { }, CancellationToken.None));
+        if (_writing.IsCompleted && _derived.IsDue(generations, ulong.MaxValue)) _writing = Task.Run(() => _derived.WriteDue(generations, ulong.MaxValue));
+        if (_merging.IsCompleted && _derived.HasToMerge) _merging = Task.Run(() => _derived.TryMerge(static () => { }, CancellationToken.None));
     }
 
     public override int Find(ReadOnlySpan<UInt128> ids, ReadOnlySpan<uint> homes, ReadOnlySpan<ulong> sequences)
@@ -90,18 +92,18 @@ public sealed class IdsInRuns : IdsWay
 
     public override void Settle()
     {
-        while (!_writing.IsCompleted || !_merging.IsCompleted || _old.Runs.HasToMerge || _old.IsDue(_state.Ids, ulong.MaxValue))
+        while (!_writing.IsCompleted || !_merging.IsCompleted || _derived.HasToMerge || _derived.IsDue(_state.Generations, ulong.MaxValue))
         {
             Tend();
             Thread.Sleep(10);
         }
 
-        _state.Ids.Forget(_old.Covered);
+        _state.Generations.Forget(_derived.Covered);
     }
 
     public override void Dispose()
     {
-        _old.Dispose();
+        _derived.Dispose();
         _events.Dispose();
     }
 }

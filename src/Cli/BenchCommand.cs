@@ -57,6 +57,7 @@ static partial class BenchCommand
             }))));
         command.Subcommands.Add(CreateCompare());
         command.Subcommands.Add(CreateIds());
+        command.Subcommands.Add(CreateHistory());
         return command;
     }
 

@@ -118,9 +118,9 @@ static class JournalCommands
             }
 
             Partition.Apply(block, machine);
-            // Nothing is decided here: a replay needs no ids but those of its last generation. Who verifies sees that each was decided once in its own.
+            // Nothing is decided here: a replay needs its last generation only. Who verifies sees that each id was decided once in its own.
             if (checkMerkleRoots) machine.State.Ids.Link();
-            machine.State.Ids.Forget(machine.State.LastSequence);
+            machine.State.Generations.Forget(machine.State.LastSequence);
             onBlock?.Invoke(block, machine.State);
             if (reader.LastNumber % 256 == 0) progress(reader.Done);
         }

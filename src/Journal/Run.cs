@@ -146,6 +146,20 @@ public sealed class Run
         return Math.Max(0, low - 1);
     }
 
+    /// <summary>The last page that may have an entry with this first word, or a lesser one; -1 where there is none.</summary>
+    public int LastPage(ulong word)
+    {
+        int low = 0, high = _firstWords.Length;
+        while (low < high)
+        {
+            int middle = (low + high) / 2;
+            if (_firstWords[middle] <= word) low = middle + 1;
+            else high = middle;
+        }
+
+        return low - 1;
+    }
+
     /// <summary>Whether a page may have an entry whose first word is at most this.</summary>
     public bool MayHaveUpTo(int page, ulong word) => page < _firstWords.Length && _firstWords[page] <= word;
 

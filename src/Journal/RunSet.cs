@@ -88,20 +88,22 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         lock (_lock) Volatile.Write(ref _runs, [.. _runs, added]);
     }
 
-    public bool HasToMerge => FirstToMerge(Runs) >= 0;
+    public bool HasToMerge => FirstToMerge(Runs, 0) >= 0;
 
     /// <summary>Merges neighbours where enough of them were merged equally often. False where there are none.</summary>
     /// <param name="mayDelete">Throws where another has taken over: what was merged is not deleted under its eyes.</param>
-    public bool TryMerge(Action mayDelete, CancellationToken cancellation)
+    public bool TryMerge(Action mayDelete, CancellationToken cancellation) => TryMerge(0, mayDelete, cancellation);
+
+    bool TryMerge(int after, Action mayDelete, CancellationToken cancellation)
     {
         Run[] runs = Runs;
-        int first = FirstToMerge(runs);
+        int first = FirstToMerge(runs, after);
         if (first < 0) return false;
         Run[] merged = runs[first..(first + FanOut)];
         (ulong from, ulong to) = (merged[0].Header.From, merged[^1].Header.To);
-        using (RunWriter writer = NewWriter("merging", merged.Sum(run => run.Header.EntriesCount)))
+        using (RunWriter writer = NewWriter($"merging-{merged[0].Header.Level}", merged.Sum(run => run.Header.EntriesCount)))
         {
-            Merge(merged, writer, cancellation);
+            Merge(merged, writer, first + FanOut, mayDelete, cancellation);
             writer.Finish(Name(from, to), NewHeader(from, to, merged[0].Header.Level + 1));
         }
 
@@ -118,9 +120,9 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         return true;
     }
 
-    static int FirstToMerge(Run[] runs)
+    static int FirstToMerge(Run[] runs, int after)
     {
-        for (int first = runs.Length - FanOut; first >= 0; first--)
+        for (int first = runs.Length - FanOut; first >= after; first--)
         {
             int alike = 1;
             while (alike < FanOut && runs[first + alike].Header.Level == runs[first].Header.Level) alike++;
@@ -130,7 +132,8 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         return -1;
     }
 
-    void Merge(Run[] runs, RunWriter writer, CancellationToken cancellation)
+    /// <param name="after">Runs from here on are merged meanwhile: a long merge must not let them pile up.</param>
+    void Merge(Run[] runs, RunWriter writer, int after, Action mayDelete, CancellationToken cancellation)
     {
         Cursor[] cursors = [.. runs.Select(run => new Cursor(run, entryWords))];
         while (true)
@@ -143,7 +146,12 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
 
             if (lowest is null) return;
             writer.Add(lowest.Entry);
-            if (lowest.MoveNext()) cancellation.ThrowIfCancellationRequested();
+            if (!lowest.MoveNext()) continue;
+            cancellation.ThrowIfCancellationRequested();
+            while (TryMerge(after, mayDelete, cancellation))
+            {
+                // Until there is none.
+            }
         }
     }
 

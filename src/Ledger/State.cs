@@ -77,11 +77,11 @@ struct LimitsOfBalance
 /// </summary>
 /// <param name="tableSeed">Places names and ids in tables; changes no outcome and no written byte.</param>
 /// <param name="partition">Which of so many partitions it is; with the names, that says which accounts live here.</param>
-/// <param name="eventsPerGeneration">Ids of older events than those of the last so many may be kept elsewhere.</param>
+/// <param name="eventsPerGeneration">Ids and marks of older events than those of the last so many may be kept elsewhere.</param>
 public sealed class State(long tableSeed, int partition = 0, int partitionsCount = 1, ulong eventsPerGeneration = State.EventsPerGeneration)
 {
     /// <summary>Written first, so that a state of another form is refused and never misread.</summary>
-    const uint FormatVersion = 3;
+    const uint FormatVersion = 4;
 
     public const ulong EventsPerGeneration = 4_000_000;
 
@@ -98,6 +98,8 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
     public Names Names { get; } = new(tableSeed);
 
     public TransactionIds Ids { get; } = new(tableSeed, eventsPerGeneration);
+
+    public Generations Generations => Ids.Generations;
 
     public Holds Holds { get; } = new();
 
@@ -238,7 +240,8 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
         }
 
         Attempts.Write(writer);
-        Ids.Write(writer, LastSequence);
+        Ids.Write(writer);
+        Generations.Write(writer, LastSequence);
     }
 
     public void Read(Stream stream)
@@ -262,7 +265,8 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
         }
 
         Attempts.Read(reader, AccountList);
-        Ids.Read(reader, LastSequence);
+        Ids.Read(reader);
+        Generations.Read(reader, LastSequence);
         for (int i = 0; i < BalanceList.Count; i++) AddToSum(BalanceList[i].Currency, BalanceList[i].Posted);
         Check.That(UnbalancedCurrencies == 0, "the balances of every currency in a snapshot add up to 0");
     }

@@ -14,7 +14,7 @@ public sealed partial class StateMachine
         {
             case EventKind.Debited:
             {
-                ref Balance balance = ref Touch(sequence, e);
+                ref Balance balance = ref Touch(sequence, timeMicros, e);
                 LetGo(attempt, ref balance);
                 balance.Posted -= e.Amount;
                 State.AddToSum(e.Currency, -e.Amount);
@@ -37,7 +37,7 @@ public sealed partial class StateMachine
 
             case EventKind.Credited:
             {
-                ref Balance balance = ref Touch(sequence, e);
+                ref Balance balance = ref Touch(sequence, timeMicros, e);
                 LetGo(attempt, ref balance);
                 balance.Posted += e.Amount;
                 State.AddToSum(e.Currency, e.Amount);
@@ -55,7 +55,7 @@ public sealed partial class StateMachine
 
             case EventKind.Held:
             {
-                ref Balance balance = ref Touch(sequence, e);
+                ref Balance balance = ref Touch(sequence, timeMicros, e);
                 LetGo(attempt, ref balance);
                 balance.Held += e.Amount;
                 CheckAfter(sequence, e, balance);
@@ -83,7 +83,7 @@ public sealed partial class StateMachine
 
             case EventKind.Released or EventKind.Expired:
             {
-                ref Balance balance = ref Touch(sequence, e);
+                ref Balance balance = ref Touch(sequence, timeMicros, e);
                 balance.Held -= e.Amount;
                 CheckAfter(sequence, e, balance);
                 // What a capture leaves over is released just before it; the capture ends the hold.
@@ -95,7 +95,7 @@ public sealed partial class StateMachine
 
             case EventKind.Captured:
             {
-                ref Balance balance = ref Touch(sequence, e);
+                ref Balance balance = ref Touch(sequence, timeMicros, e);
                 balance.Posted -= e.Amount;
                 balance.Held -= e.Amount;
                 State.AddToSum(e.Currency, -e.Amount);
@@ -195,7 +195,7 @@ public sealed partial class StateMachine
             {
                 if (e.TouchesBalance)
                 {
-                    ref Balance balance = ref Touch(sequence, e);
+                    ref Balance balance = ref Touch(sequence, timeMicros, e);
                     LetGo(attempt, ref balance);
                     CheckAfter(sequence, e, balance);
                 }
@@ -220,7 +220,7 @@ public sealed partial class StateMachine
 
         State.LastSequence = sequence;
         State.LastTimeMicros = timeMicros;
-        State.Ids.Reach(sequence);
+        State.Generations.Reach(sequence);
     }
 
     /// <summary>Holds after every command, and after every block.</summary>
@@ -230,7 +230,7 @@ public sealed partial class StateMachine
     }
 
     /// <summary>The balance this event is about, made by its first event, with its chain moved on.</summary>
-    ref Balance Touch(ulong sequence, in Event e)
+    ref Balance Touch(ulong sequence, long timeMicros, in Event e)
     {
         if (e.Amount < 0) Check.Fail($"the amount of event {sequence} is not negative");
         ref Account account = ref AccountOf(sequence, e);
@@ -239,7 +239,8 @@ public sealed partial class StateMachine
         ref Balance balance = ref State.BalanceList[index];
         if (balance.LastSequence != e.Previous) Check.Fail($"event {sequence} names its balance's previous event {balance.LastSequence}, not {e.Previous}");
         balance.LastSequence = sequence;
-        balance.EventsCount++;
+        if (++balance.EventsCount % BalanceMark.Stride == 0)
+            State.Generations.Last.Add(new BalanceMark { Account = e.Account, Currency = e.Currency, Number = balance.EventsCount, Sequence = sequence, TimeMicros = timeMicros });
         return ref balance;
     }
 

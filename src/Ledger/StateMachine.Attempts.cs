@@ -472,7 +472,7 @@ public sealed partial class StateMachine
         Attempt attempt = e.Index == 0 ? NewAttempt(sequence, timeMicros, e, attachment) : State.Attempts.Find(e.Link) ?? throw new InvariantBrokenException($"Event {sequence} reserves for attempt {e.Link}, which is not under way.");
         if (e.TouchesBalance)
         {
-            ref Balance balance = ref Touch(sequence, e);
+            ref Balance balance = ref Touch(sequence, timeMicros, e);
             balance.Held += e.Amount;
             CheckAfter(sequence, e, balance);
             CheckLowest(sequence, balance);

@@ -62,10 +62,13 @@ internal enum PartitionDefect
     /// <summary>The last id of a generation does not come into its run.</summary>
     IdLeftOutOfRun,
 
+    /// <summary>The last mark of a generation comes into its run as that of the event after it.</summary>
+    MarkWithWrongNumber,
+
     /// <summary>A run covers what nothing vouches for yet.</summary>
     RunTooFar,
 
-    /// <summary>Recovery does not ask whether the ids that a snapshot leaves out are in runs.</summary>
+    /// <summary>Recovery does not ask whether what a snapshot leaves out is in runs.</summary>
     CoverageNotAskedFor,
 
     /// <summary>What was looked for before more was forgotten counts all the same.</summary>

@@ -54,7 +54,7 @@ public sealed class RecordedEvent(ulong sequence, long timeMicros, in Event e, b
 /// <summary>
 /// Reads flushed events beside the writer, on the threads of those who ask. Never past <see cref="FlushedSequence"/>.
 /// </summary>
-public sealed class EventReaders(JournalWriter journal, State state) : IDisposable
+public sealed class EventReaders(JournalWriter journal, State state, History history) : IDisposable
 {
     readonly ConcurrentBag<RecordReader> _idle = [];
     volatile bool _disposed;
@@ -66,7 +66,7 @@ public sealed class EventReaders(JournalWriter journal, State state) : IDisposab
     /// <summary>Names and currencies only: what was published to the reader by a flushed event.</summary>
     public State State => state;
 
-    public History History { get; } = new();
+    public History History => history;
 
     public RecordedEvent Read(ulong sequence) => With(reader => Read(reader, sequence));
 

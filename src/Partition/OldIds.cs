@@ -47,30 +47,10 @@ public sealed class OldIds : IDisposable
         state.Ids.Link();
     }
 
-    /// <summary>Puts full generations in runs.</summary>
-    /// <param name="markedSequence">Up to here the journal itself can prove that it was durable: no run speaks of more.</param>
-    public void WriteDue(TransactionIds ids, ulong markedSequence)
-    {
-        foreach (IdGeneration generation in ids.Full(out _))
-        {
-            if (generation.To <= _runs.Covered) continue;
-            if (generation.To > markedSequence && !Injected.Is(PartitionDefect.RunTooFar)) return;
-            Check.That(generation.From <= _runs.Covered, "runs leave no event out");
-            _runs.Add(generation.To, MemoryMarshal.Cast<RunEntry, ulong>(Sorted(generation)));
-        }
-    }
+    /// <summary>Puts the ids of a full generation in a run.</summary>
+    public void Write(Generation generation) => _runs.Add(generation.To, MemoryMarshal.Cast<RunEntry, ulong>(Sorted(generation)));
 
-    public bool IsDue(TransactionIds ids, ulong markedSequence)
-    {
-        foreach (IdGeneration generation in ids.Full(out _))
-        {
-            if (generation.To > _runs.Covered && generation.To <= markedSequence) return true;
-        }
-
-        return false;
-    }
-
-    RunEntry[] Sorted(IdGeneration generation)
+    RunEntry[] Sorted(Generation generation)
     {
         int skipped = 0, count = generation.Count - (Injected.Is(PartitionDefect.IdLeftOutOfRun) ? 1 : 0);
         while (skipped < count && generation[skipped].Sequence <= _runs.Covered) skipped++;
@@ -99,8 +79,8 @@ public sealed class OldIds : IDisposable
         State state = _state!;
         IdSearch search = request.Search;
         // In this order: what leaves memory meanwhile is in runs already.
-        ReadOnlySpan<IdGeneration> full = state.Ids.Full(out ulong sequence);
-        search.Begin(state.Ids, sequence);
+        ReadOnlySpan<Generation> full = state.Generations.Full(out ulong sequence);
+        search.Begin(state.Generations, sequence);
         Run[] runs = _runs.Runs;
         if (full.Length == 0 && runs.Length == 0) return;
         ReadOnlySpan<Command> commands = request.Asked;
@@ -113,7 +93,7 @@ public sealed class OldIds : IDisposable
                 UInt128 id = commands[from + i].TransactionId;
                 hashes[i] = HashOf(id);
                 foreach (Run run in runs) run.Filter!.Prefetch(hashes[i]);
-                foreach (IdGeneration generation in full) generation.Prefetch(id);
+                foreach (Generation generation in full) generation.Prefetch(id);
             }
 
             for (int i = 0; i < count; i++)
@@ -131,9 +111,9 @@ public sealed class OldIds : IDisposable
         }
     }
 
-    static bool MayHave(UInt128 id, ulong hash, ReadOnlySpan<IdGeneration> full, Run[] runs)
+    static bool MayHave(UInt128 id, ulong hash, ReadOnlySpan<Generation> full, Run[] runs)
     {
-        foreach (IdGeneration generation in full)
+        foreach (Generation generation in full)
         {
             if (generation.Has(id)) return true;
         }
@@ -146,10 +126,10 @@ public sealed class OldIds : IDisposable
         return false;
     }
 
-    void Find(uint? home, UInt128 id, ReadOnlySpan<IdGeneration> full, List<RememberedId> found)
+    void Find(uint? home, UInt128 id, ReadOnlySpan<Generation> full, List<RememberedId> found)
     {
         int start = found.Count, max = start + Recalled.HomesMax + 1;
-        foreach (IdGeneration generation in full)
+        foreach (Generation generation in full)
         {
             if (home is not uint one) generation.FindAll(id, found, max);
             else if (generation.Find(one, id) is not 0 and ulong sequence) found.Add(new RememberedId { TransactionId = id, Sequence = sequence, Home = one });
@@ -231,19 +211,6 @@ public sealed class OldIds : IDisposable
         List<RememberedId> found = [];
         while (!TryFindInRuns(_runs.Runs, home, id, HashOf(id), found, 0)) found.Clear();
         return found;
-    }
-
-    /// <summary>What is damaged is not found by whoever takes over next, and is made again.</summary>
-    public void Delete(RunDamagedException damage)
-    {
-        try
-        {
-            _runs.Delete(damage);
-        }
-        catch (IOException)
-        {
-            // It will be met again.
-        }
     }
 
     public void Dispose() => _runs.Dispose();

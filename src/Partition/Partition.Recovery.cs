@@ -6,21 +6,21 @@ namespace Purse.Partitions;
 
 /// <summary>A journal taken over, and the state that its events make.</summary>
 /// <param name="SnapshotSequence">Where the snapshot ends that spared the events before it, 0 without one.</param>
-/// <param name="Old">The ids that the state does not have.</param>
-public sealed record Recovered(JournalWriter Journal, StateMachine Machine, ulong SnapshotSequence, OldIds Old);
+/// <param name="Derived">What the state does not have.</param>
+public sealed record Recovered(JournalWriter Journal, StateMachine Machine, ulong SnapshotSequence, Derived Derived);
 
 public sealed partial class Partition
 {
     Serving Recover()
     {
         long started = Environment.TickCount64;
-        (JournalWriter journal, StateMachine machine, ulong snapshotSequence, OldIds old) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log, FlushedFloor, _options.EventsPerGeneration);
+        (JournalWriter journal, StateMachine machine, ulong snapshotSequence, Derived derived) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log, FlushedFloor, _options.EventsPerGeneration);
         if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
         _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshotSequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
-        EventReaders readers = new(journal, machine.State);
-        old.Serve(machine.State, readers.TransactionIdOf);
-        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally, search: old.Search), readers, old) { SnapshotSequence = snapshotSequence };
+        EventReaders readers = new(journal, machine.State, derived.History);
+        derived.Serve(machine.State, readers.TransactionIdOf);
+        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally, search: derived.Ids.Search), readers, derived) { SnapshotSequence = snapshotSequence };
     }
 
     /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>
@@ -29,27 +29,27 @@ public sealed partial class Partition
     public static Recovered Recover(
         IJournalStore store, int partitionsCount, long tableSeed, Action<string> log, JournalFloor? known = null, ulong eventsPerGeneration = State.EventsPerGeneration)
     {
-        OldIds old = new(store, life: (long)XxHash3.HashToUInt64(BitConverter.GetBytes(tableSeed)), tableSeed, log);
+        Derived derived = new(store, life: (long)XxHash3.HashToUInt64(BitConverter.GetBytes(tableSeed)), tableSeed, log);
         try
         {
             while (true)
             {
-                Recovered recovered = Recover(store, partitionsCount, tableSeed, log, known, eventsPerGeneration, old);
-                if (old.Covered <= recovered.Journal.FlushedSequence) return recovered;
+                Recovered recovered = Recover(store, partitionsCount, tableSeed, log, known, eventsPerGeneration, derived);
+                if (derived.CoveredMost <= recovered.Journal.FlushedSequence) return recovered;
                 // The loss of the journal's end was accepted. What the runs say of it is not true any more.
-                log($"Partition {store.Partition}: the runs of ids speak of event {old.Covered}; the journal ends at {recovered.Journal.FlushedSequence}.");
+                log($"Partition {store.Partition}: the runs speak of event {derived.CoveredMost}; the journal ends at {recovered.Journal.FlushedSequence}.");
                 recovered.Journal.Dispose();
-                old.Runs.DropAbove(recovered.Journal.FlushedSequence);
+                derived.DropAbove(recovered.Journal.FlushedSequence);
             }
         }
         catch
         {
-            old.Dispose();
+            derived.Dispose();
             throw;
         }
     }
 
-    static Recovered Recover(IJournalStore store, int partitionsCount, long tableSeed, Action<string> log, JournalFloor? known, ulong eventsPerGeneration, OldIds old)
+    static Recovered Recover(IJournalStore store, int partitionsCount, long tableSeed, Action<string> log, JournalFloor? known, ulong eventsPerGeneration, Derived derived)
     {
         StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount, eventsPerGeneration));
         Snapshots snapshots = new(store.Files, store.Partition);
@@ -59,9 +59,9 @@ public sealed partial class Partition
         {
             if (used.Sequence == 0 && TryReadSnapshot(snapshots, name, partitionsCount, tableSeed, log, out SnapshotHeader read, eventsPerGeneration) is StateMachine ready)
             {
-                // The ids that it leaves out must be somewhere else.
-                if (ready.State.Ids.Forgotten <= old.Covered || Injected.Is(PartitionDefect.CoverageNotAskedFor)) (machine, used) = (ready, read);
-                else log($"Partition {store.Partition}: {name} is passed over: the ids up to event {ready.State.Ids.Forgotten} are not all in runs, and made again from the journal.");
+                // What it leaves out must be somewhere else.
+                if (ready.State.Generations.Forgotten <= derived.Covered || Injected.Is(PartitionDefect.CoverageNotAskedFor)) (machine, used) = (ready, read);
+                else log($"Partition {store.Partition}: {name} is passed over: what it leaves out, up to event {ready.State.Generations.Forgotten}, is not all in runs, and made again from the journal.");
             }
 
             // Every snapshot was made of what was durable: the journal must still have it.
@@ -74,10 +74,10 @@ public sealed partial class Partition
             if (block.Header.Number <= snapshotNumber) return;
             Apply(block, machine);
             // A long way is no more memory than a short one.
-            old.WriteDue(machine.State.Ids, block.Header.DurableSequence);
-            machine.State.Ids.Forget(old.Covered);
+            derived.WriteDue(machine.State.Generations, block.Header.DurableSequence);
+            machine.State.Generations.Forget(derived.Covered);
         }, used.BlockNumber > 0 ? new JournalFloor(used.BlockNumber, used.Sequence, used.BlockHash, "the snapshot in use") : null);
-        return new Recovered(journal, machine, used.Sequence, old);
+        return new Recovered(journal, machine, used.Sequence, derived);
     }
 
     /// <summary>Null where it is not whole.</summary>
@@ -128,7 +128,7 @@ public sealed partial class Partition
         _queue.Close(_stopping ? RequestStatus.ShuttingDown : RequestStatus.Unavailable);
         Exception cause = fault.InnerException is { } inner && fault is IOException ? inner : fault;
         _log($"Partition {Number} is down: {cause.Message}");
-        if (cause is RunDamagedException damage) failed.Old.Delete(damage);
+        if (cause is RunDamagedException damage) failed.Derived.Delete(damage);
         FailAllWaiting(failed);
         // Nothing of the failed life may still write when the next one begins.
         Await(failed.Snapshotting);
@@ -151,7 +151,7 @@ public sealed partial class Partition
         }
 
         failed.Readers.Dispose();
-        failed.Old.Dispose();
+        failed.Derived.Dispose();
 
         return RecoverAfter(cause);
     }

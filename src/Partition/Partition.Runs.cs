@@ -11,7 +11,7 @@ public sealed partial class Partition
         if (request.Asked.Length == 0 || Volatile.Read(ref _serving) is not { } serving || _fault is not null) return true;
         try
         {
-            serving.Old.Search(request);
+            serving.Derived.Ids.Search(request);
             return true;
         }
         catch (RunDamagedException e)
@@ -33,21 +33,22 @@ public sealed partial class Partition
         _queue.Wake();
     }
 
-    /// <summary>Full generations of ids are written beside the writer, and leave memory when they are there; runs are merged beside both.</summary>
+    /// <summary>Full generations are written beside the writer, and leave memory when they are there; runs are merged beside both.</summary>
     void TendRuns(Serving serving)
     {
-        TransactionIds ids = serving.Core.State.Ids;
-        ids.Forget(serving.Old.Covered);
+        Generations generations = serving.Core.State.Generations;
+        generations.Forget(serving.Derived.Covered);
         if (serving.NextRunTicks > Environment.TickCount64) return;
         ulong marked = serving.Journal.MarkedSequence;
-        if (serving.WritingRun is not { IsCompleted: false } && serving.Old.IsDue(ids, marked)) serving.WritingRun = Beside(serving, () => serving.Old.WriteDue(ids, marked));
-        Run[] runs = serving.Old.Runs.Runs;
+        if (serving.WritingRun is not { IsCompleted: false } && serving.Derived.IsDue(generations, marked)) serving.WritingRun = Beside(serving, () => serving.Derived.WriteDue(generations, marked));
+        // They are written last: when there are new ones, there are new marks, too.
+        Run[] runs = serving.Derived.Ids.Runs.Runs;
         if (serving.MergingRuns is { IsCompleted: false } || ReferenceEquals(runs, serving.MergedRuns)) return;
         serving.MergedRuns = runs;
-        if (!serving.Old.Runs.HasToMerge) return;
+        if (!serving.Derived.HasToMerge) return;
         serving.MergingRuns = Beside(serving, () =>
         {
-            while (serving.Old.Runs.TryMerge(serving.Journal.ConfirmEpoch, serving.Ending.Token))
+            while (serving.Derived.TryMerge(serving.Journal.ConfirmEpoch, serving.Ending.Token))
             {
                 // One after the other, until there is none.
             }
@@ -76,8 +77,8 @@ public sealed partial class Partition
             }
             catch (Exception e) when (e is IOException or ObjectDisposedException)
             {
-                // Until it succeeds, the ids stay in memory.
-                _log($"Partition {Number}: no run of ids was written: {e.Message}");
+                // Until it succeeds, what it would have stays in memory.
+                _log($"Partition {Number}: no run was written: {e.Message}");
                 (serving.NextRunTicks, serving.MergedRuns) = (Environment.TickCount64 + 1000, null);
             }
         },

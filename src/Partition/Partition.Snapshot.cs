@@ -13,12 +13,14 @@ public sealed partial class Partition
     {
         if (serving.Core.FlushedSequence - serving.SnapshotSequence < _options.EventsPerSnapshot) return;
         if (serving.Snapshotting is { IsCompleted: false }) return;
+        // It could not leave out yet what has to be in runs first.
+        if (serving.Core.State.Generations.BoundaryAt(serving.Core.FlushedSequence) > serving.Derived.Covered) return;
         serving.Snapshotting = Task.Factory.StartNew(
             () =>
             {
                 try
                 {
-                    serving.SnapshotSequence = SnapshotBeside(_store, PartitionsCount, serving.Journal, Random.Shared.NextInt64(), _log, serving.Old, _options.EventsPerGeneration);
+                    serving.SnapshotSequence = SnapshotBeside(_store, PartitionsCount, serving.Journal, Random.Shared.NextInt64(), _log, serving.Derived, _options.EventsPerGeneration);
                 }
                 catch (Exception e) when (e is InvariantBrokenException or JournalDamagedException or InvalidDataException)
                 {
@@ -37,7 +39,7 @@ public sealed partial class Partition
 
     /// <returns>Where the newest snapshot ends now.</returns>
     public static ulong SnapshotBeside(
-        IJournalStore store, int partitionsCount, JournalWriter journal, long tableSeed, Action<string> log, OldIds old, ulong eventsPerGeneration = State.EventsPerGeneration)
+        IJournalStore store, int partitionsCount, JournalWriter journal, long tableSeed, Action<string> log, Derived derived, ulong eventsPerGeneration = State.EventsPerGeneration)
     {
         Snapshots snapshots = new(store.Files, store.Partition);
         SnapshotHeader before = default;
@@ -52,12 +54,12 @@ public sealed partial class Partition
         while (reader.LastNumber < marked && reader.TryReadNext(out Block block))
         {
             Apply(block, machine);
-            machine.State.Ids.Forget(machine.State.LastSequence);
+            machine.State.Generations.Forget(machine.State.LastSequence);
             if (block.Header.RecordsCount > 0) (number, hash) = (reader.LastNumber, reader.LastHash);
         }
 
         // What it leaves out must be in runs, or it is of no use.
-        if (number == 0 || machine.State.Ids.Forgotten > old.Covered) return before.Sequence;
+        if (number == 0 || machine.State.Generations.Forgotten > derived.Covered) return before.Sequence;
         snapshots.Write(machine.State.LastSequence, number, hash, machine.State.Write);
         return machine.State.LastSequence;
     }
@@ -73,7 +75,7 @@ public sealed partial class Partition
             Await(serving.Allocating);
             try
             {
-                End(_store, serving.Journal, serving.Core, serving.SnapshotSequence, serving.Old);
+                End(_store, serving.Journal, serving.Core, serving.SnapshotSequence, serving.Derived);
             }
             catch (IOException e)
             {
@@ -86,19 +88,19 @@ public sealed partial class Partition
             serving.JournalFault = new IOException("The partition was stopped.");
             serving.Journal.Dispose();
             serving.Readers.Dispose();
-            serving.Old.Dispose();
+            serving.Derived.Dispose();
         }
     }
 
     /// <summary>The last block of a life, and a snapshot where there is news since the last one.</summary>
-    public static void End(IJournalStore store, JournalWriter journal, PartitionCore core, ulong snapshotSequence, OldIds old)
+    public static void End(IJournalStore store, JournalWriter journal, PartitionCore core, ulong snapshotSequence, Derived derived)
     {
         // Its time binds the next life: no block gets one that an answer about the past has spoken of.
         journal.AppendMark(Injected.Is(PartitionDefect.PastForgottenAtStop) ? 0 : core.AnsweredTimeMicros);
         journal.Flush();
         State state = core.State;
         Check.That(state.LastSequence == journal.FlushedSequence, "a snapshot speaks only of what is durable");
-        old.WriteDue(state.Ids, journal.MarkedSequence);
+        derived.WriteDue(state.Generations, journal.MarkedSequence);
         if (state.LastSequence > snapshotSequence) new Snapshots(store.Files, state.Partition).Write(state.LastSequence, journal.LastRecordsNumber, journal.LastRecordsHash, state.Write);
     }
 }

@@ -64,7 +64,7 @@ public sealed partial class Partition : IAsyncDisposable
     long _answeredTimeMicros;
 
     /// <summary>One life between two recoveries.</summary>
-    sealed class Serving(JournalWriter journal, PartitionCore core, EventReaders readers, OldIds old)
+    sealed class Serving(JournalWriter journal, PartitionCore core, EventReaders readers, Derived derived)
     {
         public JournalWriter Journal { get; } = journal;
 
@@ -72,7 +72,7 @@ public sealed partial class Partition : IAsyncDisposable
 
         public EventReaders Readers { get; } = readers;
 
-        public OldIds Old { get; } = old;
+        public Derived Derived { get; } = derived;
 
         public ulong SnapshotSequence { get; set; }
 

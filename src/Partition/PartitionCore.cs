@@ -97,9 +97,6 @@ public sealed partial class PartitionCore
         Seal();
     }
 
-    /// <summary>An id's place in a table of millions is far away: asked for that many commands before it is needed.</summary>
-    const int PrefetchedAhead = 8;
-
     /// <summary>False where the block is full before the request's last command: the rest belongs in the next block.</summary>
     bool TryExecute(CommandRequest request, bool hasRoom, bool hasReserve)
     {
@@ -107,7 +104,7 @@ public sealed partial class PartitionCore
         while (request.Next < request.Count)
         {
             if (!_batch!.HasRoom) return false;
-            if (request.Next + PrefetchedAhead < request.Count) State.Ids.Prefetch(request.Commands[request.Next + PrefetchedAhead].TransactionId);
+            if (request.Next + CommandsAhead < request.Count) State.Ids.Prefetch(request.Commands[request.Next + CommandsAhead].TransactionId);
             Execute(request, request.Next++, hasRoom, hasReserve);
         }
 
@@ -117,6 +114,9 @@ public sealed partial class PartitionCore
         Wait(request);
         return true;
     }
+
+    /// <summary>While so many are decided, what is remembered of the next one's id comes near.</summary>
+    const int CommandsAhead = 4;
 
     void Execute(CommandRequest request, int i, bool hasRoom, bool hasReserve)
     {
@@ -132,7 +132,7 @@ public sealed partial class PartitionCore
     void Recall(Request request, int index, in Command command)
     {
         if (_search is null) return;
-        if (!request.Search.IsFor(State.Ids)) _search(request);
+        if (!request.Search.IsFor(State.Generations)) _search(request);
         State.Ids.Recall(request.Search.Of(index, command));
     }
 

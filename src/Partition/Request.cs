@@ -133,9 +133,9 @@ public sealed class IdSearch
     /// <summary>All of it, end to end.</summary>
     internal List<RememberedId> Found { get; } = [];
 
-    internal void Begin(TransactionIds ids, ulong sequence)
+    internal void Begin(Generations generations, ulong sequence)
     {
-        (_life, _sequence) = (ids.Life, sequence);
+        (_life, _sequence) = (generations.Life, sequence);
         Found.Clear();
         _places.Clear();
     }
@@ -147,7 +147,7 @@ public sealed class IdSearch
     }
 
     /// <summary>Whether it tells all that this state does not know any more.</summary>
-    internal bool IsFor(TransactionIds ids) => _life == ids.Life && (_sequence >= ids.Forgotten || Injected.Is(PartitionDefect.SearchNotRepeated));
+    internal bool IsFor(Generations generations) => _life == generations.Life && (_sequence >= generations.Forgotten || Injected.Is(PartitionDefect.SearchNotRepeated));
 
     internal Recalled Of(int index, in Command command)
     {

@@ -27,25 +27,45 @@ public sealed partial class Simulator
         foreach (uint currency in state.CurrenciesInUse()) Check(state.CountSum(currency) == 0, $"the balances of {state.CurrencyCode(currency)} do not add up to 0");
     }
 
-    /// <summary>Runs have every id of the events that they cover, and no other.</summary>
+    /// <summary>Runs have every id of the events that they cover, and no other; and every mark on the way through a balance's events.</summary>
     void CheckRuns(Recovered recovered, State replayed)
     {
-        OldIds old = recovered.Old;
-        using EventReaders readers = new(recovered.Journal, recovered.Machine.State);
-        old.Serve(recovered.Machine.State, readers.TransactionIdOf);
-        long count = 0;
-        foreach (IdGeneration generation in replayed.Ids.Full(out _))
+        Derived derived = recovered.Derived;
+        using EventReaders readers = new(recovered.Journal, recovered.Machine.State, derived.History);
+        derived.Serve(recovered.Machine.State, readers.TransactionIdOf);
+        long ids = 0, marks = 0;
+        foreach (Generation generation in replayed.Generations.Full(out _))
         {
-            for (int i = 0; i < generation.Count; i++)
+            for (int i = 0; i < generation.Count && generation[i].Sequence <= derived.Ids.Covered; i++, ids++)
             {
                 RememberedId one = generation[i];
-                if (one.Sequence > old.Covered) break;
-                count++;
-                Check(old.Find(one.TransactionId, one.Home) is [var found] && found.Sequence == one.Sequence, $"event {one.Sequence} remembers transaction {one.TransactionId:x}, and the runs up to {old.Covered} do not find it");
+                Check(derived.Ids.Find(one.TransactionId, one.Home) is [var found] && found.Sequence == one.Sequence, $"event {one.Sequence} remembers transaction {one.TransactionId:x}, and the runs up to {derived.Ids.Covered} do not find it");
             }
+
+            for (int i = 0; i < generation.MarksCount && generation.Mark(i).Sequence <= derived.History.Covered; i++) marks++;
         }
 
-        Check(old.Runs.EntriesCount == count, $"the runs up to event {old.Covered} have {old.Runs.EntriesCount} ids; {count} are remembered by these events");
+        Check(derived.Ids.Runs.EntriesCount == ids, $"the runs up to event {derived.Ids.Covered} have {derived.Ids.Runs.EntriesCount} ids; {ids} are remembered by these events");
+        Check(derived.History.Runs.EntriesCount == marks, $"the runs up to event {derived.History.Covered} have {derived.History.Runs.EntriesCount} marks; {marks} are on these events");
+        CheckHistory(readers, recovered.Machine.State);
+    }
+
+    /// <summary>Any event of a balance is found by its number, its time and its sequence.</summary>
+    void CheckHistory(EventReaders readers, State state)
+    {
+        for (int tries = 0; tries < 5 && state.BalancesCount > 0; tries++)
+        {
+            Balance balance = state.BalanceAt(_random.Next(state.BalancesCount));
+            if (balance.EventsCount == 0) continue;
+            List<RecordedEvent> all = [.. readers.Backwards(balance.LastSequence)];
+            all.Reverse();
+            int number = _random.Next(all.Count);
+            RecordedEvent e = all[number];
+            ulong last = (ulong)all.FindLastIndex(one => one.TimeMicros <= e.TimeMicros) + 1;
+            Check(readers.History.Find(readers, balance, (ulong)number + 1, default) == e.Sequence, $"event {number + 1} of a balance is {e.Sequence}, and history finds another");
+            Check(readers.History.LastAtOrBefore(readers, balance, e.TimeMicros, default).Number == last, $"event {last} of a balance is the last at {e.TimeMicros}, and history finds another");
+            Check(readers.History.LastAtOrBeforeSequence(readers, balance, e.Sequence, default) == ((ulong)number + 1, e.Sequence), $"event {number + 1} of a balance is {e.Sequence}, and history finds another");
+        }
     }
 
     static byte[] Bytes(State state)

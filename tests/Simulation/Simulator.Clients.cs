@@ -117,14 +117,14 @@ public sealed partial class Simulator
     {
         try
         {
-            writer.Old.Search(request);
+            writer.Derived.Ids.Search(request);
             return true;
         }
         catch (IOException e)
         {
             Trace(writer.Shard, $"epoch {writer.Journal.Epoch} cannot look for old ids: {e.Message}");
             if (e is not RunDamagedException damage) return false;
-            writer.Old.Delete(damage);
+            writer.Derived.Delete(damage);
             Stop(writer);
             return false;
         }

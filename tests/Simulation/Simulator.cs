@@ -94,7 +94,7 @@ public sealed partial class Simulator
     {
         public Shard Shard => shard;
 
-        public OldIds Old { get; } = recovered.Old;
+        public Derived Derived { get; } = recovered.Derived;
 
         public JournalWriter Journal { get; } = recovered.Journal;
 
@@ -318,7 +318,7 @@ public sealed partial class Simulator
     /// <summary>A file that is made from the journal is lost, cut short, or not what was written.</summary>
     void DamageRun(Shard shard)
     {
-        if (shard.Disk.List(OldIds.Folder) is not { Count: > 0 } names) return;
+        if (shard.Disk.List(_random.Next(2) == 0 ? OldIds.Folder : History.Folder) is not { Count: > 0 } names) return;
         string name = names[_random.Next(names.Count)];
         int length = shard.Disk.Bytes(name).Length;
         Trace(shard, $"{name} is damaged");
@@ -406,16 +406,16 @@ public sealed partial class Simulator
         {
             // Whoever looks there first notices; it is made again by the next take-over.
             Trace(shard, damage.Message);
-            recovered.Old.Delete(damage);
+            recovered.Derived.Delete(damage);
             return;
         }
 
         // What was found was made durable, and marked so.
         shard.Durable[recovered.Journal.LastNumber] = recovered.Journal.LastHash;
-        EventReaders readers = new(recovered.Journal, machine.State);
-        recovered.Old.Serve(machine.State, readers.TransactionIdOf);
+        EventReaders readers = new(recovered.Journal, machine.State, recovered.Derived.History);
+        recovered.Derived.Serve(machine.State, readers.TransactionIdOf);
         shard.Writers.Add(new Writer(
-            shard, recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros, rememberedMax: _options.RememberedMax, search: recovered.Old.Search), readers, _options));
+            shard, recovered, new PartitionCore(machine, recovered.Journal.LastTimeMicros, rememberedMax: _options.RememberedMax, search: recovered.Derived.Ids.Search), readers, _options));
     }
 
     long NowMicros(Shard shard) => _nowMicros + shard.ClockMicros;
@@ -468,7 +468,7 @@ public sealed partial class Simulator
         catch (Exception e) when (MayHappen(e, writer))
         {
             Trace(shard, $"epoch {writer.Journal.Epoch} stops: {e.Message}");
-            if (e is RunDamagedException damage) writer.Old.Delete(damage);
+            if (e is RunDamagedException damage) writer.Derived.Delete(damage);
             Stop(writer);
         }
     }
@@ -545,7 +545,7 @@ public sealed partial class Simulator
         if (!Happens(_options.SnapshotRate * 10)) return;
         try
         {
-            Partition.SnapshotBeside(writer.Shard.Store, _options.Partitions, writer.Journal, _random.NextInt64(), static _ => { }, writer.Old, _options.EventsPerGeneration);
+            Partition.SnapshotBeside(writer.Shard.Store, _options.Partitions, writer.Journal, _random.NextInt64(), static _ => { }, writer.Derived, _options.EventsPerGeneration);
         }
         catch (IOException e) when (e is not JournalDamagedException)
         {
@@ -557,12 +557,12 @@ public sealed partial class Simulator
     /// <summary>Each of the three comes after the one before sooner or later: requests that were looked for before may wait all the while.</summary>
     void TendRuns(Writer writer)
     {
-        TransactionIds ids = writer.Core.State.Ids;
+        Generations generations = writer.Core.State.Generations;
         try
         {
-            if (_random.Next(2) == 0) writer.Old.WriteDue(ids, writer.Journal.MarkedSequence);
-            if (_random.Next(2) == 0) ids.Forget(writer.Old.Covered);
-            if (_random.Next(2) == 0) writer.Old.Runs.TryMerge(writer.Journal.ConfirmEpoch, CancellationToken.None);
+            if (_random.Next(2) == 0) writer.Derived.WriteDue(generations, writer.Journal.MarkedSequence);
+            if (_random.Next(2) == 0) generations.Forget(writer.Derived.Covered);
+            if (_random.Next(2) == 0) writer.Derived.TryMerge(writer.Journal.ConfirmEpoch, CancellationToken.None);
         }
         catch (IOException e) when (e is not RunDamagedException)
         {
@@ -587,7 +587,7 @@ public sealed partial class Simulator
                 Fill(writer);
             }
 
-            Partition.End(shard.Store, writer.Journal, writer.Core, snapshotSequence: 0, writer.Old);
+            Partition.End(shard.Store, writer.Journal, writer.Core, snapshotSequence: 0, writer.Derived);
             shard.Durable[writer.Journal.LastNumber] = writer.Journal.LastHash;
             shard.EndedEpochs.Add(writer.Journal.Epoch);
             // While it is down its clock is set.

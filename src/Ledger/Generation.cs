@@ -17,20 +17,23 @@ public struct RememberedId
 }
 
 /// <summary>
-/// The ids of so many events, exactly, in the order of their events. The slots hash the id alone, so that one probe finds the id in every home
+/// What is remembered of so many events: their ids, exactly, and marks on the way through each balance's events, both in the order of the events. The slots hash the
+/// id alone, so that one probe finds the id in every home
 /// that used it: the first few are a chain, all others are found by home and id as well, so that an id which a hostile caller uses in a
-/// million homes costs no more than any other. Once it is full nothing in it changes: any thread may look. The slots are made when somebody looks
-/// first: a replay that only remembers does not need them.
+/// million homes costs no more than any other. Once it is full nothing in it changes: any thread may look. Its marks any thread may read at any time. The
+/// slots are made when somebody looks first: a replay that only remembers does not need them.
 /// </summary>
 /// <param name="seed">Secret, so that nobody can choose ids that collide. It changes no outcome.</param>
 /// <param name="from">It is of the events after this one, up to and with the other.</param>
 /// <param name="slots">How many to begin with, a power of two.</param>
-public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
+public sealed class Generation(long seed, ulong from, ulong to, int slots)
 {
     const int ChainLengthMax = 8;
 
     readonly Chunked<RememberedId> _ids = new();
     readonly Dictionary<(UInt128 Id, uint Home), uint> _crowded = [];
+    readonly Chunked<BalanceMark> _marks = new();
+    int _marksCount;
     ulong[] _slots = [];
     int _slotsUsed;
     volatile bool _isLinked;
@@ -81,6 +84,17 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
     {
         // An address that the collector moves away meanwhile is only of no use.
         if (Sse.IsSupported && _isLinked) Sse.Prefetch0(System.Runtime.CompilerServices.Unsafe.AsPointer(ref _slots[Hash(id) & (ulong)(_slots.Length - 1)]));
+    }
+
+    public int MarksCount => Volatile.Read(ref _marksCount);
+
+    public ref readonly BalanceMark Mark(int index) => ref _marks[index];
+
+    internal void Add(in BalanceMark mark)
+    {
+        _marks.Add() = mark;
+        // It is there before it is counted.
+        Volatile.Write(ref _marksCount, _marks.Count);
     }
 
     internal void Add(uint home, UInt128 id, ulong sequence)
@@ -152,12 +166,17 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
         _ids[(int)last - 1].Next = number;
     }
 
-    void Grow(int length)
+    unsafe void Grow(int length)
     {
+        const int EntriesAhead = 32;
         ulong[] before = _slots;
         _slots = new ulong[length];
-        foreach (ulong entry in before)
+        for (int i = 0; i < before.Length; i++)
         {
+            // The ids lie in another order than their slots: what comes later is on its way while this one moves.
+            if (Sse.IsSupported && i + EntriesAhead < before.Length && before[i + EntriesAhead] is not 0 and ulong later)
+                Sse.Prefetch0(System.Runtime.CompilerServices.Unsafe.AsPointer(ref _ids[(int)(uint)later - 1]));
+            ulong entry = before[i];
             if (entry == 0) continue;
             ulong slot = Hash(_ids[(int)(uint)entry - 1].TransactionId);
             while (_slots[slot & (ulong)(length - 1)] != 0) slot++;
@@ -183,16 +202,25 @@ public sealed class IdGeneration(long seed, ulong from, ulong to, int slots)
         }
     }
 
-    internal int CountAfter(ulong sequence)
+    internal int CountAfter(ulong sequence) => _ids.Count - First(_ids.Count, index => _ids[index].Sequence > sequence);
+
+    internal void WriteMarks(BinaryWriter writer, ulong after)
     {
-        int low = 0, high = _ids.Count;
+        for (int i = _marks.Count - MarksAfter(after); i < _marks.Count; i++) writer.Write(MemoryMarshal.AsBytes(new ReadOnlySpan<BalanceMark>(in _marks[i])));
+    }
+
+    internal int MarksAfter(ulong sequence) => _marks.Count - First(_marks.Count, index => _marks[index].Sequence > sequence);
+
+    static int First(int count, Func<int, bool> isAfter)
+    {
+        int low = 0, high = count;
         while (low < high)
         {
             int middle = (low + high) / 2;
-            if (_ids[middle].Sequence <= sequence) low = middle + 1;
-            else high = middle;
+            if (isAfter(middle)) high = middle;
+            else low = middle + 1;
         }
 
-        return _ids.Count - low;
+        return low;
     }
 }
