@@ -12,7 +12,7 @@ using TransferResult = Purse.Client.Wire.TransferResult;
 namespace Purse.Server;
 
 /// <summary>The same transfers by gRPC: in plain protobuf by the endpoint that JSON has, and packed, many batches at once on one stream.</summary>
-sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints transfers, AccountEndpoints accounts, bool isDurable, CancellationToken stopping) : Wallet.WalletBase
+sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints transfers, AccountEndpoints accounts, bool isDurable, Action<string> log, CancellationToken stopping) : Wallet.WalletBase
 {
     /// <summary>Of one stream, so that who sends without listening takes no more memory than this.</summary>
     const int TransfersUnderWayMax = 131_072;
@@ -162,10 +162,11 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
                 await transfers.ExecutePackedAsync(message.Names.Memory, message.Transfers.Memory, results, Query.Timeout(message.TimeoutMs));
                 answer.Results = UnsafeByteOperations.UnsafeWrap(results);
             }
-            catch (Exception e) when (e is Problem or IOException or ObjectDisposedException)
+            catch (Exception e)
             {
-                // It says nothing of any of them, so that they may be asked for again.
-                answer.Problem = e.Message;
+                // Whatever it was, the batch is answered: it says nothing of any of them, so that they may be asked for again, and the stream goes on.
+                answer.Problem = e is Problem problem ? $"{problem.Code}: {problem.Message}" : "internal_error: The server failed. Ask by their ids what became of the transfers, or send the same again.";
+                if (e is not Problem) log($"A batch of {count} transfers failed: {e}");
             }
 
             answers.Writer.TryWrite(answer);

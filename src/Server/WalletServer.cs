@@ -299,7 +299,7 @@ public sealed class WalletServer : IAsyncDisposable
         TransferEndpoints transfers = new(directory);
         ViewReads reads = new(views, directory.Count);
         AccountEndpoints accounts = new(directory, reads, options.Role, TimeProvider.System);
-        builder.Services.AddSingleton(services => new GrpcEndpoints(directory, transfers, accounts, IsDurable(options.DataFolder), services.GetRequiredService<IHostApplicationLifetime>().ApplicationStopping));
+        builder.Services.AddSingleton(services => new GrpcEndpoints(directory, transfers, accounts, IsDurable(options.DataFolder), options.Log, services.GetRequiredService<IHostApplicationLifetime>().ApplicationStopping));
         WebApplication app = builder.Build();
         CancellationToken stopping = app.Lifetime.ApplicationStopping;
         app.Use(next => http =>
