@@ -56,7 +56,6 @@ static partial class BenchCommand
                 IsZipf = parsed.GetValue(zipf),
             }))));
         command.Subcommands.Add(CreateCompare());
-        command.Subcommands.Add(CreateIds());
         command.Subcommands.Add(CreateHistory());
         return command;
     }

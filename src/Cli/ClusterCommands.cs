@@ -11,8 +11,6 @@ namespace Purse.Cli;
 /// <summary>Commands that make, show and change a cluster; all but up and down speak to its ZooKeeper and its databases.</summary>
 static class ClusterCommands
 {
-    static readonly JsonSerializerOptions Json = new(Terminal.Indented) { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower };
-
     static Option<string> ClusterOption() => new("--cluster") { Description = "zk://host:port,host:port/path", Required = true };
 
     public static Command Create() => new("cluster", "Make, show and change a cluster; try one out on this machine.")
@@ -134,7 +132,7 @@ static class ClusterCommands
                     : new PartitionStatus(number, map.Settings.Partitions[number], null, null, null)));
             if (parsed.GetValue(json))
             {
-                Console.WriteLine(JsonSerializer.Serialize(new { map.Settings.Stores, Partitions = partitions, Wallets = wallets, map.Settings.Redis, map.Settings.View }, Json));
+                Console.WriteLine(JsonSerializer.Serialize(new { map.Settings.Stores, Partitions = partitions, Wallets = wallets, map.Settings.Redis, map.Settings.View }, Terminal.Indented));
                 return Exit.Done;
             }
 
@@ -234,7 +232,7 @@ static class ClusterCommands
             LocalCluster cluster = await LocalCluster.UpAsync(parsed.GetValue(folder)!, parsed.GetValue(partitions), ServerProcess.Program, Terminal.Note);
             if (parsed.GetValue(json))
             {
-                Console.WriteLine(JsonSerializer.Serialize(new { cluster.Folder, Processes = cluster.Processes.Select(one => new { one.Name, one.Role, one.Pid, one.Address }), cluster.Cluster }, Json));
+                Console.WriteLine(JsonSerializer.Serialize(new { cluster.Folder, Processes = cluster.Processes.Select(one => new { one.Name, one.Role, one.Pid, one.Address }), cluster.Cluster }, Terminal.Indented));
                 return Exit.Done;
             }
 

@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Diagnostics;
-using System.IO.Hashing;
 using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
@@ -355,52 +354,8 @@ static class JournalCommands
         }
     }
 
-    static bool IsSameState(Snapshots snapshots, string name, in SnapshotHeader header, State state)
-    {
-        UInt128 written = 0;
-        snapshots.Read(name, header, stream =>
-        {
-            XxHash128 hash = new();
-            hash.Append(stream);
-            written = hash.GetCurrentHashAsUInt128();
-        });
-        using HashStream replayed = new();
-        state.Write(replayed);
-        return replayed.Hash.GetCurrentHashAsUInt128() == written;
-    }
-
-    sealed class HashStream : Stream
-    {
-        public XxHash128 Hash { get; } = new();
-
-        public override bool CanRead => false;
-
-        public override bool CanSeek => false;
-
-        public override bool CanWrite => true;
-
-        public override long Length => throw new NotSupportedException();
-
-        public override long Position
-        {
-            get => throw new NotSupportedException();
-            set => throw new NotSupportedException();
-        }
-
-        public override void Write(ReadOnlySpan<byte> buffer) => Hash.Append(buffer);
-
-        public override void Write(byte[] buffer, int offset, int count) => Hash.Append(buffer.AsSpan(offset, count));
-
-        public override void Flush()
-        {
-        }
-
-        public override int Read(byte[] buffer, int offset, int count) => throw new NotSupportedException();
-
-        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
-
-        public override void SetLength(long value) => throw new NotSupportedException();
-    }
+    static bool IsSameState(Snapshots snapshots, string name, SnapshotHeader header, State state) =>
+        Snapshots.HashOf(hashed => snapshots.Read(name, header, written => written.CopyTo(hashed))) == Snapshots.HashOf(state.Write);
 
     static async Task<int> ExportAsync(Journals journals, string format)
     {

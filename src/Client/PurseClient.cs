@@ -64,7 +64,7 @@ public sealed class PurseClient : IAsyncDisposable
         };
         _channel = GrpcChannel.ForAddress(server, new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = 16 * 1024 * 1024, MaxSendMessageSize = 16 * 1024 * 1024 });
         _wallet = new Wallet.WalletClient(_channel);
-        _transport = _options.Protocol == PurseProtocol.Grpc ? new StreamTransport(_wallet) : new HttpTransport(_http);
+        _transport = _options.Protocol == PurseProtocol.Grpc ? new StreamTransport(_channel.CreateCallInvoker()) : new HttpTransport(_http);
         _plain = _options.Protocol == PurseProtocol.Grpc ? new PlainTransport(_wallet) : _transport;
     }
 

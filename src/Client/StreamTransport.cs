@@ -2,14 +2,12 @@ using System.Buffers;
 using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using System.Text;
-using Google.Protobuf;
 using Grpc.Core;
-using Purse.Client.Wire;
 
 namespace Purse.Client;
 
 /// <summary>Batches in the packed form on one stream, answered in any order. A stream that breaks is replaced by the next batch.</summary>
-sealed class StreamTransport(Wallet.WalletClient wallet) : Transport
+sealed class StreamTransport(CallInvoker invoker) : Transport
 {
     const int NameLengthMax = 255;
 
@@ -17,9 +15,9 @@ sealed class StreamTransport(Wallet.WalletClient wallet) : Transport
     Connection? _connection;
     ulong _lastBatch;
 
-    sealed class Connection(AsyncDuplexStreamingCall<PackedTransfers, PackedResults> call)
+    sealed class Connection(AsyncDuplexStreamingCall<PackedRequest, PackedResponse> call)
     {
-        public AsyncDuplexStreamingCall<PackedTransfers, PackedResults> Call => call;
+        public AsyncDuplexStreamingCall<PackedRequest, PackedResponse> Call => call;
 
         public ConcurrentDictionary<ulong, Pending> Pending { get; } = new();
 
@@ -50,12 +48,12 @@ sealed class StreamTransport(Wallet.WalletClient wallet) : Transport
             connection = _connection ??= Open();
             batch = ++_lastBatch;
             connection.Pending[batch] = pending;
-            PackedTransfers message = new()
+            using PackedRequest message = new()
             {
                 Batch = batch,
                 TimeoutMs = (uint)Math.Clamp(timeout.TotalMilliseconds, 1, 600_000),
-                Names = UnsafeByteOperations.UnsafeWrap(names.AsMemory(0, namesLength)),
-                Transfers = UnsafeByteOperations.UnsafeWrap(records.AsMemory(0, transfers.Length * PackedTransfer.SizeBytes)),
+                Names = names.AsMemory(0, namesLength),
+                Transfers = records.AsMemory(0, transfers.Length * PackedTransfer.SizeBytes),
             };
             await connection.Call.RequestStream.WriteAsync(message, CancellationToken.None);
             // It ended before its reader could see this one.
@@ -92,7 +90,7 @@ sealed class StreamTransport(Wallet.WalletClient wallet) : Transport
 
     Connection Open()
     {
-        Connection connection = new(wallet.Stream());
+        Connection connection = new(invoker.AsyncDuplexStreamingCall(PackedStream.Method, null, default));
         connection.Reading = ReadAsync(connection);
         return connection;
     }
@@ -104,7 +102,7 @@ sealed class StreamTransport(Wallet.WalletClient wallet) : Transport
         {
             while (await connection.Call.ResponseStream.MoveNext(CancellationToken.None))
             {
-                PackedResults results = connection.Call.ResponseStream.Current;
+                using PackedResponse results = connection.Call.ResponseStream.Current;
                 if (connection.Pending.TryRemove(results.Batch, out Pending? pending)) Unpack(results, pending);
             }
 
@@ -186,7 +184,7 @@ sealed class StreamTransport(Wallet.WalletClient wallet) : Transport
     public static bool Fits(in Transfer transfer) =>
         !transfer.HasTexts && transfer.From.Length <= NameLengthMax && transfer.To.Length <= NameLengthMax && transfer.Currency.Length <= 8 && transfer.ExpiresInSeconds >= 0;
 
-    static void Unpack(PackedResults message, Pending pending)
+    static void Unpack(PackedResponse message, Pending pending)
     {
         ReadOnlySpan<PackedResult> packed = MemoryMarshal.Cast<byte, PackedResult>(message.Results.Span);
         if (packed.Length != pending.Results.Length)

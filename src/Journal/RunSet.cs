@@ -101,7 +101,8 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         if (first < 0) return false;
         Run[] merged = runs[first..(first + FanOut)];
         (ulong from, ulong to) = (merged[0].Header.From, merged[^1].Header.To);
-        using (RunWriter writer = NewWriter($"merging-{merged[0].Header.Level}", merged.Sum(run => run.Header.EntriesCount)))
+        // Others that are merged meanwhile begin elsewhere.
+        using (RunWriter writer = NewWriter($"merging-{from:D20}", merged.Sum(run => run.Header.EntriesCount)))
         {
             Merge(merged, writer, first + FanOut, mayDelete, cancellation);
             writer.Finish(Name(from, to), NewHeader(from, to, merged[0].Header.Level + 1));

@@ -20,6 +20,9 @@ public struct SnapshotHeader
     [FieldOffset(24)] public ulong BlockNumber;
     [FieldOffset(32)] public Hash256 BlockHash;
     [FieldOffset(64)] public ulong StateSizeBytes;
+
+    /// <summary>Where the last snapshot before it ends that was compared with a replay of the journal; 0 for none.</summary>
+    [FieldOffset(72)] public ulong AuditedSequence;
 }
 
 /// <summary>
@@ -34,9 +37,14 @@ public sealed class Snapshots(IDisk disk, int partition)
 
     const int Kept = 2;
 
-    public void Write(ulong sequence, ulong blockNumber, Hash256 blockHash, Action<Stream> writeState)
+    /// <summary>Of the one that ends there.</summary>
+    public static string NameOf(ulong sequence) => $"{Folder}/{sequence:D20}.snapshot";
+
+    /// <param name="audited">Where the last one ends that was compared with a replay; it is not deleted, however old it is.</param>
+    /// <param name="auditing">And the one that is being compared.</param>
+    public void Write(ulong sequence, ulong blockNumber, Hash256 blockHash, Action<Stream> writeState, ulong audited = 0, ulong auditing = 0)
     {
-        string name = $"{Folder}/{sequence:D20}.snapshot", temporary = $"{Folder}/writing";
+        string name = NameOf(sequence), temporary = $"{Folder}/writing";
         try
         {
             using (IDiskFile file = disk.Open(temporary, writable: true, create: true))
@@ -48,6 +56,7 @@ public sealed class Snapshots(IDisk disk, int partition)
                     Sequence = sequence,
                     BlockNumber = blockNumber,
                     BlockHash = blockHash,
+                    AuditedSequence = audited,
                 };
                 // The length is known at the end, so the checksum is computed over state first, header last.
                 using HashingStream stream = new(file, SnapshotHeader.SizeBytes);
@@ -79,7 +88,23 @@ public sealed class Snapshots(IDisk disk, int partition)
             throw;
         }
 
-        foreach (string old in List().SkipLast(Kept)) disk.Delete(old);
+        HashSet<string> kept = [.. List().TakeLast(Kept), NameOf(audited), NameOf(auditing)];
+        foreach (string old in List().Where(old => !kept.Contains(old))) disk.Delete(old);
+    }
+
+    /// <summary>The XxHash3-64 of a state's written form.</summary>
+    public static ulong HashOf(Action<Stream> writeState)
+    {
+        using HashingStream stream = new(null, 0);
+        writeState(stream);
+        stream.Flush();
+        return stream.Hash.GetCurrentHashAsUInt64();
+    }
+
+    /// <summary>All that speak of more than this.</summary>
+    public void DeleteAfter(ulong sequence)
+    {
+        foreach (string name in List().Where(name => string.CompareOrdinal(name, NameOf(sequence)) > 0)) disk.Delete(name);
     }
 
     /// <summary>Oldest first.</summary>
@@ -121,7 +146,8 @@ public sealed class Snapshots(IDisk disk, int partition)
     }
 
     /// <summary>Buffers, counts and hashes between a state and its file.</summary>
-    sealed class HashingStream(IDiskFile file, long offset, long length = 0) : Stream
+    /// <param name="file">Null where only the hash is wanted.</param>
+    sealed class HashingStream(IDiskFile? file, long offset, long length = 0) : Stream
     {
         readonly byte[] _buffer = new byte[1024 * 1024];
         int _used;
@@ -158,7 +184,7 @@ public sealed class Snapshots(IDisk disk, int partition)
 
         public override void Flush()
         {
-            file.Write(_buffer.AsSpan(0, _used), offset + _position);
+            file?.Write(_buffer.AsSpan(0, _used), offset + _position);
             Hash.Append(_buffer.AsSpan(0, _used));
             _position += _used;
             _used = 0;
@@ -168,7 +194,7 @@ public sealed class Snapshots(IDisk disk, int partition)
         {
             if (_read == _used)
             {
-                _used = file.Read(_buffer.AsSpan(0, (int)Math.Min(_buffer.Length, length - _position)), offset + _position);
+                _used = file!.Read(_buffer.AsSpan(0, (int)Math.Min(_buffer.Length, length - _position)), offset + _position);
                 _position += _used;
                 _read = 0;
             }

@@ -1,10 +1,12 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
 
 namespace Purse.Ledger;
 
 /// <summary>
 /// A list that grows by chunks: nothing ever moves, so growing copies nothing, and other threads may read elements that were
-/// published to them (by a flushed sequence) while the one writer appends.
+/// published to them (by a flushed sequence) while the one writer appends. One other thread may write down an <see cref="Image"/> of it meanwhile.
 /// </summary>
 public sealed class Chunked<T>
     where T : unmanaged
@@ -14,10 +16,29 @@ public sealed class Chunked<T>
 
     T[][] _chunks = [];
     int _count;
+    volatile Image? _image;
 
     public int Count => _count;
 
-    public ref T this[int index] => ref _chunks[index >> ChunkBits][index & (ChunkLength - 1)];
+    public ref readonly T this[int index] => ref _chunks[index >> ChunkBits][index & (ChunkLength - 1)];
+
+    /// <summary>An element to be changed; one that is only looked at is had without this.</summary>
+    public ref T Edit(int index)
+    {
+        T[] chunk = _chunks[index >> ChunkBits];
+        _image?.Keep(index, chunk);
+        return ref chunk[index & (ChunkLength - 1)];
+    }
+
+    /// <summary>Has an element brought near, so that a later look does not wait for it.</summary>
+    public unsafe void Prefetch(int index)
+    {
+        if (!Sse.IsSupported) return;
+        // An address that the collector moves away meanwhile is only of no use.
+        byte* element = (byte*)Unsafe.AsPointer(ref _chunks[index >> ChunkBits][index & (ChunkLength - 1)]);
+        Sse.Prefetch0(element);
+        if (sizeof(T) > 32) Sse.Prefetch0(element + sizeof(T) - 1);
+    }
 
     public ref T Add()
     {
@@ -31,13 +52,7 @@ public sealed class Chunked<T>
         }
 
         _chunks[chunk] ??= new T[ChunkLength];
-        return ref this[_count++];
-    }
-
-    public void Write(Stream stream)
-    {
-        for (int at = 0; at < _count; at += ChunkLength)
-            stream.Write(MemoryMarshal.AsBytes(_chunks[at >> ChunkBits].AsSpan(0, Math.Min(ChunkLength, _count - at))));
+        return ref _chunks[chunk][_count++ & (ChunkLength - 1)];
     }
 
     public void Read(Stream stream, int count)
@@ -49,6 +64,92 @@ public sealed class Chunked<T>
             int length = Math.Min(ChunkLength, count - _count + 1);
             stream.ReadExactly(MemoryMarshal.AsBytes(_chunks[(_count - 1) >> ChunkBits].AsSpan(0, length)));
             _count += length - 1;
+        }
+    }
+
+    /// <summary>What the list has now, to be written down.</summary>
+    /// <param name="whileItChanges">Another thread will, and the owner goes on: one such at a time.</param>
+    public Image BeginImage(bool whileItChanges)
+    {
+        Image image = new(this);
+        if (!whileItChanges) return image;
+        Check.That(_image is null, "one image of a list is made at a time");
+        return _image = image;
+    }
+
+    /// <summary>
+    /// The list as it was at one moment. Its owner puts an element aside before it changes it for the first time since, unless it was written down
+    /// already; so an image costs at most what the list does, and only of what is changed meanwhile.
+    /// </summary>
+    public sealed class Image : IDisposable
+    {
+        readonly Chunked<T> _list;
+        readonly T[][] _chunks;
+        readonly int _count;
+        readonly Aside?[] _aside;
+        int _writtenCount;
+
+        /// <summary>Elements of one chunk as they were, and which.</summary>
+        sealed class Aside
+        {
+            public readonly T[] Elements = GC.AllocateUninitializedArray<T>(ChunkLength);
+            public readonly ulong[] Which = new ulong[ChunkLength / 64];
+        }
+
+        internal Image(Chunked<T> list)
+        {
+            (_list, _chunks, _count) = (list, list._chunks, list._count);
+            _aside = new Aside?[(_count + ChunkLength - 1) >> ChunkBits];
+        }
+
+        public int Count => _count;
+
+        /// <summary>By the list's owner, before the element changes.</summary>
+        internal void Keep(int index, T[] chunk)
+        {
+            if (index >= _count || index < Volatile.Read(ref _writtenCount) || Injected.Is(LedgerDefect.ImageNotKept)) return;
+            Aside? aside = _aside[index >> ChunkBits];
+            if (aside is null) Volatile.Write(ref _aside[index >> ChunkBits], aside = new Aside());
+            int at = index & (ChunkLength - 1);
+            ref ulong which = ref aside.Which[at / 64];
+            ulong bit = 1UL << (at & 63);
+            if ((which & bit) != 0) return;
+            aside.Elements[at] = chunk[at];
+            // A full barrier: whoever sees the change sees the old element, too.
+            Interlocked.Or(ref which, bit);
+        }
+
+        public void Write(Stream stream)
+        {
+            T[] elements = GC.AllocateUninitializedArray<T>(ChunkLength);
+            for (int at = 0; at < _count; at += ChunkLength)
+            {
+                int length = Math.Min(ChunkLength, _count - at);
+                _chunks[at >> ChunkBits].AsSpan(0, length).CopyTo(elements);
+                // What changed before or under the copy was put aside before it changed, and so is seen from here.
+                Interlocked.MemoryBarrier();
+                if (Volatile.Read(ref _aside[at >> ChunkBits]) is Aside aside) Restore(elements.AsSpan(0, length), aside);
+                Volatile.Write(ref _writtenCount, at + length);
+                _aside[at >> ChunkBits] = null;
+                stream.Write(MemoryMarshal.AsBytes(elements.AsSpan(0, length)));
+            }
+        }
+
+        static void Restore(Span<T> elements, Aside aside)
+        {
+            for (int i = 0; i < aside.Which.Length; i++)
+            {
+                for (ulong left = Volatile.Read(ref aside.Which[i]); left != 0; left &= left - 1)
+                {
+                    int at = i * 64 + System.Numerics.BitOperations.TrailingZeroCount(left);
+                    elements[at] = aside.Elements[at];
+                }
+            }
+        }
+
+        public void Dispose()
+        {
+            if (_list._image == this) _list._image = null;
         }
     }
 }

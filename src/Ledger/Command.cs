@@ -59,6 +59,10 @@ public struct Command
     /// <summary>The payee.</summary>
     public AccountName Counterparty;
 
+    /// <summary>Of a transfer: their numbers in the state that will judge it, where they were looked up before; 0 where they were not, or nobody had spoken of them.</summary>
+    public uint KnownAccount;
+    public uint KnownCounterparty;
+
     /// <summary>Mostly null.</summary>
     public CommandDetails? Details;
 }
@@ -130,10 +134,19 @@ public enum Outcome : ushort
     Blocked = 1004,
 }
 
-/// <summary>What the state machine answers, with the figures that explain a refusal.</summary>
+/// <summary>What the state machine answers. There are millions a second of them: what most do not have is beside it.</summary>
 public struct Decision
 {
     public Outcome Outcome;
+
+    /// <summary>Of a dry run across partitions: what this side says; the others have to be asked.</summary>
+    public bool IsPartOnly;
+
+    /// <summary>The currency's number; 0 where it is not known.</summary>
+    public uint Currency;
+
+    /// <summary>Of a transaction: the lowest posting that is refused, from 0.</summary>
+    public int Posting;
 
     /// <summary>First event of the command; of a duplicate, first event of the original. 0 where nothing is recorded.</summary>
     public ulong Sequence;
@@ -143,27 +156,32 @@ public struct Decision
 
     public long TimeMicros;
 
-    /// <summary>When a commit across partitions began, 0 elsewhere: from then on a hold's time runs.</summary>
-    public long PreparedMicros;
-
     /// <summary>Minor units.</summary>
     public Int128 Amount;
 
-    /// <summary>The currency's number; 0 where it is not known.</summary>
-    public uint Currency;
+    /// <summary>Mostly null.</summary>
+    public DecisionDetails? Details;
 
-    /// <summary>Of a transaction: the lowest posting that is refused, from 0.</summary>
-    public int Posting;
+    public static Decision Of(Outcome outcome, uint currency = 0) => new() { Outcome = outcome, Currency = currency };
+}
 
-    /// <summary>Of a refusal: the balance it was about, and the limit that it would have passed.</summary>
-    public Int128 Posted;
-    public Int128 Held;
-    public Int128 Incoming;
-    public Int128 Bound;
+/// <summary>The figures that explain a refusal, and how a commit across partitions went.</summary>
+public sealed record DecisionDetails
+{
+    public static readonly DecisionDetails None = new();
 
-    /// <summary>Of a dry run across partitions: what this side says; the others have to be asked.</summary>
-    public bool IsPartOnly;
+    /// <summary>The balance that the refusal was about, and the limit that it would have passed, minor units.</summary>
+    public Int128 Posted { get; init; }
+
+    public Int128 Held { get; init; }
+
+    public Int128 Incoming { get; init; }
+
+    public Int128 Bound { get; init; }
+
+    /// <summary>When a commit across partitions began, 0 elsewhere: from then on a hold's time runs.</summary>
+    public long PreparedMicros { get; init; }
 
     /// <summary>Of what was committed across partitions: where it ends in each of them. Null elsewhere.</summary>
-    public Part[]? Parts;
+    public Part[]? Parts { get; init; }
 }

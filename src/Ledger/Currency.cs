@@ -139,12 +139,7 @@ public sealed class Currencies
         return number;
     }
 
-    internal void Write(BinaryWriter writer)
-    {
-        writer.Write(_registered.Count);
-        writer.Flush();
-        _registered.Write(writer.BaseStream);
-    }
+    internal Chunked<RegisteredCurrency>.Image BeginImage(bool whileItChanges) => _registered.BeginImage(whileItChanges);
 
     internal void Read(BinaryReader reader)
     {

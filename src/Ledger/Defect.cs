@@ -43,6 +43,9 @@ internal enum LedgerDefect
 
     /// <summary>A snapshot does not say what was decided of an attempt.</summary>
     DecisionNotInSnapshot,
+
+    /// <summary>What changes while a snapshot is written is not put aside for it.</summary>
+    ImageNotKept,
 }
 
 internal static class Injected

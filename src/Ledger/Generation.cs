@@ -64,7 +64,7 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots)
         for (int steps = 0; number != 0; steps++)
         {
             if (steps == ChainLengthMax) return _crowded.TryGetValue((id, home), out number) ? _ids[(int)number - 1].Sequence : 0;
-            ref RememberedId one = ref _ids[(int)number - 1];
+            ref readonly RememberedId one = ref _ids[(int)number - 1];
             if (one.Home == home) return one.Sequence;
             number = one.Next;
         }
@@ -136,7 +136,7 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots)
 
     void Link(uint number)
     {
-        ref RememberedId added = ref _ids[(int)number - 1];
+        ref RememberedId added = ref _ids.Edit((int)number - 1);
         uint last = First(added.TransactionId, out ulong slot);
         if (last == 0)
         {
@@ -163,10 +163,10 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots)
 
         if (length == ChainLengthMax) Check.That(_crowded.TryAdd((added.TransactionId, added.Home), number), DecidedOnce);
         added.Next = _ids[(int)last - 1].Next;
-        _ids[(int)last - 1].Next = number;
+        _ids.Edit((int)last - 1).Next = number;
     }
 
-    unsafe void Grow(int length)
+    void Grow(int length)
     {
         const int EntriesAhead = 32;
         ulong[] before = _slots;
@@ -174,8 +174,7 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots)
         for (int i = 0; i < before.Length; i++)
         {
             // The ids lie in another order than their slots: what comes later is on its way while this one moves.
-            if (Sse.IsSupported && i + EntriesAhead < before.Length && before[i + EntriesAhead] is not 0 and ulong later)
-                Sse.Prefetch0(System.Runtime.CompilerServices.Unsafe.AsPointer(ref _ids[(int)(uint)later - 1]));
+            if (i + EntriesAhead < before.Length && before[i + EntriesAhead] is not 0 and ulong later) _ids.Prefetch((int)(uint)later - 1);
             ulong entry = before[i];
             if (entry == 0) continue;
             ulong slot = Hash(_ids[(int)(uint)entry - 1].TransactionId);
@@ -186,30 +185,30 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots)
 
     ulong Hash(UInt128 id)
     {
-        UInt128 product = (UInt128)((ulong)id ^ (ulong)seed ^ 0x9e3779b97f4a7c15) * ((ulong)(id >> 64) ^ ulong.RotateLeft((ulong)seed, 32) ^ 0xa0761d6478bd642f);
-        return (ulong)product ^ (ulong)(product >> 64);
+        ulong high = Math.BigMul((ulong)id ^ (ulong)seed ^ 0x9e3779b97f4a7c15, (ulong)(id >> 64) ^ ulong.RotateLeft((ulong)seed, 32) ^ 0xa0761d6478bd642f, out ulong low);
+        return low ^ high;
     }
 
-    /// <summary>Of the ids after an event, as bytes that are the same for whoever applied the same events.</summary>
-    internal void Write(BinaryWriter writer, ulong after)
+    /// <summary>Of these ids, as bytes that are the same for whoever applied the same events.</summary>
+    internal void Write(BinaryWriter writer, int from, int to)
     {
-        for (int i = 0; i < _ids.Count; i++)
+        for (int i = from; i < to; i++)
         {
             RememberedId one = _ids[i];
-            if (one.Sequence <= after) continue;
             one.Next = 0;
             writer.Write(MemoryMarshal.AsBytes(new ReadOnlySpan<RememberedId>(in one)));
         }
     }
 
-    internal int CountAfter(ulong sequence) => _ids.Count - First(_ids.Count, index => _ids[index].Sequence > sequence);
+    /// <summary>The index of the first id, of so many, that is remembered by a later event.</summary>
+    internal int FirstAfter(ulong sequence, int count) => First(count, index => _ids[index].Sequence > sequence);
 
-    internal void WriteMarks(BinaryWriter writer, ulong after)
+    internal void WriteMarks(BinaryWriter writer, int from, int to)
     {
-        for (int i = _marks.Count - MarksAfter(after); i < _marks.Count; i++) writer.Write(MemoryMarshal.AsBytes(new ReadOnlySpan<BalanceMark>(in _marks[i])));
+        for (int i = from; i < to; i++) writer.Write(MemoryMarshal.AsBytes(new ReadOnlySpan<BalanceMark>(in _marks[i])));
     }
 
-    internal int MarksAfter(ulong sequence) => _marks.Count - First(_marks.Count, index => _marks[index].Sequence > sequence);
+    internal int FirstMarkAfter(ulong sequence, int count) => First(count, index => _marks[index].Sequence > sequence);
 
     static int First(int count, Func<int, bool> isAfter)
     {

@@ -55,14 +55,24 @@ public sealed class Generations(long seed, ulong eventsPerGeneration)
     /// <summary>Where the generation of the event after this one begins: a snapshot taken here has what comes after it.</summary>
     public ulong BoundaryAt(ulong sequence) => sequence / eventsPerGeneration * eventsPerGeneration;
 
-    internal void Write(BinaryWriter writer, ulong lastSequence)
+    /// <summary>What a snapshot taken after this event has of them. What is added later is not in it, and nothing that is there changes.</summary>
+    internal Image BeginImage(ulong lastSequence) => new(_all, BoundaryAt(lastSequence));
+
+    internal sealed class Image(Generation[] all, ulong boundary)
     {
-        ulong boundary = BoundaryAt(lastSequence);
-        writer.Write(boundary);
-        writer.Write(_all.Sum(generation => generation.CountAfter(boundary)));
-        foreach (Generation generation in _all) generation.Write(writer, boundary);
-        writer.Write(_all.Sum(generation => generation.MarksAfter(boundary)));
-        foreach (Generation generation in _all) generation.WriteMarks(writer, boundary);
+        readonly (Generation Of, int Ids, int Marks)[] _counts = [.. all.Select(generation => (generation, generation.Count, generation.MarksCount))];
+
+        /// <summary>What is of events up to here is not in it.</summary>
+        public ulong Boundary => boundary;
+
+        public void Write(BinaryWriter writer)
+        {
+            writer.Write(boundary);
+            writer.Write(_counts.Sum(one => one.Ids - one.Of.FirstAfter(boundary, one.Ids)));
+            foreach ((Generation of, int ids, _) in _counts) of.Write(writer, of.FirstAfter(boundary, ids), ids);
+            writer.Write(_counts.Sum(one => one.Marks - one.Of.FirstMarkAfter(boundary, one.Marks)));
+            foreach ((Generation of, _, int marks) in _counts) of.WriteMarks(writer, of.FirstMarkAfter(boundary, marks), marks);
+        }
     }
 
     internal void Read(BinaryReader reader, ulong lastSequence)

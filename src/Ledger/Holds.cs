@@ -53,7 +53,9 @@ public sealed class Holds
 
     public int Count => _holds.Count;
 
-    public ref Hold this[int index] => ref _holds[index];
+    public ref readonly Hold this[int index] => ref _holds[index];
+
+    internal ref Hold Edit(int index) => ref _holds.Edit(index);
 
     /// <summary>The index of the hold made by this event, or remembered by it; -1 where the event made none.</summary>
     public int Find(ulong sequence)
@@ -78,14 +80,14 @@ public sealed class Holds
 
     internal void Finish(int index, ulong sequence)
     {
-        _holds[index].FinishedSequence = sequence;
+        _holds.Edit(index).FinishedSequence = sequence;
         _finished.Add(sequence, index);
     }
 
     /// <summary>What was to be captured was not: it may be due again.</summary>
     internal void EndCapturing(int index)
     {
-        ref Hold hold = ref _holds[index];
+        ref Hold hold = ref _holds.Edit(index);
         hold.IsCapturing = false;
         if (hold.Status == HoldStatus.Pending && hold.ExpiresAtMicros != 0) _due.Enqueue(index, (hold.ExpiresAtMicros, index));
     }
@@ -102,12 +104,7 @@ public sealed class Holds
         return -1;
     }
 
-    internal void Write(BinaryWriter writer)
-    {
-        writer.Write(_holds.Count);
-        writer.Flush();
-        _holds.Write(writer.BaseStream);
-    }
+    internal Chunked<Hold>.Image BeginImage(bool whileItChanges) => _holds.BeginImage(whileItChanges);
 
     internal void Read(BinaryReader reader)
     {

@@ -89,10 +89,11 @@ public sealed class Names(long seed)
 
     ulong Hash(ReadOnlySpan<byte> name) => XxHash3.HashToUInt64(name, seed);
 
-    internal void Write(BinaryWriter writer)
+    /// <summary>The first so many. May be called from any thread that was told how many there are.</summary>
+    internal void Write(BinaryWriter writer, int count)
     {
-        writer.Write(_offsets.Count);
-        for (uint number = 1; number <= _offsets.Count; number++)
+        writer.Write(count);
+        for (uint number = 1; number <= count; number++)
         {
             ReadOnlySpan<byte> name = Utf8(number);
             writer.Write((byte)name.Length);

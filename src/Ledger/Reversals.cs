@@ -46,14 +46,9 @@ public sealed class Reversals
     }
 
     /// <summary>The newest reversal of this original was one across partitions: its id is remembered by another event.</summary>
-    internal void Finish(ulong original, ulong sequence) => _reversals[_newest[original] - 1].Sequence = sequence;
+    internal void Finish(ulong original, ulong sequence) => _reversals.Edit(_newest[original] - 1).Sequence = sequence;
 
-    internal void Write(BinaryWriter writer)
-    {
-        writer.Write(_reversals.Count);
-        writer.Flush();
-        _reversals.Write(writer.BaseStream);
-    }
+    internal Chunked<Reversal>.Image BeginImage(bool whileItChanges) => _reversals.BeginImage(whileItChanges);
 
     internal void Read(BinaryReader reader)
     {

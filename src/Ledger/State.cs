@@ -81,7 +81,7 @@ struct LimitsOfBalance
 public sealed class State(long tableSeed, int partition = 0, int partitionsCount = 1, ulong eventsPerGeneration = State.EventsPerGeneration)
 {
     /// <summary>Written first, so that a state of another form is refused and never misread.</summary>
-    const uint FormatVersion = 4;
+    internal const uint FormatVersion = 4;
 
     public const ulong EventsPerGeneration = 4_000_000;
 
@@ -146,18 +146,29 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
             yield return BalanceList[(int)next - 1];
     }
 
-    public Limits LimitsOf(in Balance balance)
-    {
-        if (balance.Limits == 0) return new Limits(balance.Currency, null, null);
-        ref LimitsOfBalance limits = ref LimitsList[(int)balance.Limits - 1];
-        return new Limits(balance.Currency, limits.HasMin != 0 ? limits.Min : null, limits.HasMax != 0 ? limits.Max : null);
-    }
+    public Limits LimitsOf(in Balance balance) => new(balance.Currency, MinOf(balance), MaxOf(balance));
+
+    public Int128? MinOf(in Balance balance) => balance.Limits != 0 && LimitsList[(int)balance.Limits - 1] is { HasMin: not 0 } limits ? limits.Min : null;
+
+    public Int128? MaxOf(in Balance balance) => balance.Limits != 0 && LimitsList[(int)balance.Limits - 1] is { HasMax: not 0 } limits ? limits.Max : null;
 
     /// <summary>The limits that are set, in the order of their currencies.</summary>
     public Limits[] LimitsOf(uint account) =>
         [.. Balances(account).Select(b => LimitsOf(b)).Where(l => l.Min is not null || l.Max is not null).OrderBy(l => l.Currency)];
 
     public IEnumerable<(int Peer, uint Currency, Int128 Posted)> Clearing => _clearing.Select(one => (one.Key.Peer, one.Key.Currency, one.Value));
+
+    internal void WriteClearing(BinaryWriter writer)
+    {
+        writer.Write(_clearing.Count);
+        foreach ((int peer, uint currency, Int128 posted) in Clearing)
+        {
+            writer.Write(peer);
+            writer.Write(currency);
+            writer.Write((ulong)posted);
+            writer.Write((ulong)(posted >> 64));
+        }
+    }
 
     internal void AddToClearing(int peer, uint currency, Int128 amount)
     {
@@ -204,12 +215,25 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
     /// <summary>False also for a number that a command in the making gives to a name not spoken of before.</summary>
     public bool IsOpened(uint account) => account - 1 < (uint)AccountList.Count && Account(account).IsOpened;
 
+    /// <summary>It will be asked for soon.</summary>
+    /// <param name="account">Any number: it may have been looked up in the life before.</param>
+    public void PrefetchAccount(uint account)
+    {
+        if (account - 1 < (uint)AccountList.Count) AccountList.Prefetch((int)account - 1);
+    }
+
+    /// <summary>Its newest balance will be asked for soon.</summary>
+    public void PrefetchBalance(uint account)
+    {
+        if (account - 1 < (uint)AccountList.Count && Account(account).FirstBalance is not 0 and uint first) BalanceList.Prefetch((int)first - 1);
+    }
+
     internal int FindBalance(uint account, uint currency)
     {
         if (account - 1 >= (uint)AccountList.Count) return -1;
         for (uint next = AccountList[(int)account - 1].FirstBalance; next != 0;)
         {
-            ref Balance balance = ref BalanceList[(int)next - 1];
+            ref readonly Balance balance = ref BalanceList[(int)next - 1];
             if (balance.Currency == currency) return (int)next - 1;
             next = balance.Next;
         }
@@ -217,31 +241,13 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
         return -1;
     }
 
+    /// <summary>All of it as it is now, to be written down by another thread while it goes on changing. One at a time.</summary>
+    public StateImage BeginImage() => new(this, whileItChanges: true);
+
     public void Write(Stream stream)
     {
-        using BinaryWriter writer = new(stream, System.Text.Encoding.UTF8, leaveOpen: true);
-        writer.Write(FormatVersion);
-        writer.Write(LastSequence);
-        writer.Write(LastTimeMicros);
-        Names.Write(writer);
-        Write(writer, AccountList);
-        Write(writer, BalanceList);
-        Write(writer, LimitsList);
-        Holds.Write(writer);
-        Reversals.Write(writer);
-        Currencies.Write(writer);
-        writer.Write(_clearing.Count);
-        foreach ((int peer, uint currency, Int128 posted) in Clearing)
-        {
-            writer.Write(peer);
-            writer.Write(currency);
-            writer.Write((ulong)posted);
-            writer.Write((ulong)(posted >> 64));
-        }
-
-        Attempts.Write(writer);
-        Ids.Write(writer);
-        Generations.Write(writer, LastSequence);
+        using StateImage image = new(this, whileItChanges: false);
+        image.Write(stream);
     }
 
     public void Read(Stream stream)
@@ -278,14 +284,6 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
         if (sum == 0) UnbalancedCurrencies++;
         sum += amount;
         if (sum == 0) UnbalancedCurrencies--;
-    }
-
-    static void Write<T>(BinaryWriter writer, Chunked<T> list)
-        where T : unmanaged
-    {
-        writer.Write(list.Count);
-        writer.Flush();
-        list.Write(writer.BaseStream);
     }
 
     static void Read<T>(BinaryReader reader, Chunked<T> list)

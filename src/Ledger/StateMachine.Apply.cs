@@ -48,7 +48,7 @@ public sealed partial class StateMachine
                     break;
                 }
 
-                if (State.LimitsOf(balance).Max is Int128 max && balance.Posted + balance.Incoming > max)
+                if (State.MaxOf(balance) is Int128 max && balance.Posted + balance.Incoming > max)
                     Check.Fail($"event {sequence} brings no balance above its highest limit");
                 break;
             }
@@ -136,7 +136,7 @@ public sealed partial class StateMachine
             {
                 Attachment attachment = new(e.Attachment, attachments, []);
                 if (e.Account > State.AccountList.Count) AddAccount(e, attachments);
-                ref Account account = ref AccountOf(sequence, e);
+                ref Account account = ref EditAccount(sequence, e);
                 Check.That(!account.IsOpened, "an account is opened once");
                 account.Flags |= AccountFlags.Opened;
                 account.OpenedSequence = sequence;
@@ -146,7 +146,7 @@ public sealed partial class StateMachine
             }
 
             case EventKind.MetadataChanged:
-                AccountOf(sequence, e).MetadataSequence = sequence;
+                EditAccount(sequence, e).MetadataSequence = sequence;
                 break;
 
             case EventKind.LimitsChanged:
@@ -155,7 +155,7 @@ public sealed partial class StateMachine
 
             case EventKind.Frozen or EventKind.Unfrozen:
             {
-                ref Account account = ref AccountOf(sequence, e);
+                ref Account account = ref EditAccount(sequence, e);
                 account.Frozen = (Direction)e.Code;
                 account.FrozenSequence = account.Frozen == Direction.None ? 0 : sequence;
                 break;
@@ -165,7 +165,7 @@ public sealed partial class StateMachine
             {
                 foreach (Balance balance in State.Balances(e.Account))
                     Check.That(balance.Posted == 0 && balance.Held == 0 && balance.Incoming == 0, "a closed account holds nothing");
-                AccountOf(sequence, e).Flags |= AccountFlags.Closed;
+                EditAccount(sequence, e).Flags |= AccountFlags.Closed;
                 break;
             }
 
@@ -233,10 +233,10 @@ public sealed partial class StateMachine
     ref Balance Touch(ulong sequence, long timeMicros, in Event e)
     {
         if (e.Amount < 0) Check.Fail($"the amount of event {sequence} is not negative");
-        ref Account account = ref AccountOf(sequence, e);
+        CheckNamed(sequence, e);
         int index = State.FindBalance(e.Account, e.Currency);
-        if (index < 0) index = AddBalance(ref account, e.Account, e.Currency);
-        ref Balance balance = ref State.BalanceList[index];
+        if (index < 0) index = AddBalance(e.Account, e.Currency);
+        ref Balance balance = ref State.BalanceList.Edit(index);
         if (balance.LastSequence != e.Previous) Check.Fail($"event {sequence} names its balance's previous event {balance.LastSequence}, not {e.Previous}");
         balance.LastSequence = sequence;
         if (++balance.EventsCount % BalanceMark.Stride == 0)
@@ -246,7 +246,7 @@ public sealed partial class StateMachine
 
     void CheckLowest(ulong sequence, in Balance balance)
     {
-        if (!State.Account(balance.Account).IsUnlimited && balance.Available < (State.LimitsOf(balance).Min ?? 0)) Check.Fail($"event {sequence} leaves no balance below its lowest limit");
+        if (!State.Account(balance.Account).IsUnlimited && balance.Available < (State.MinOf(balance) ?? 0)) Check.Fail($"event {sequence} leaves no balance below its lowest limit");
     }
 
     static void CheckAfter(ulong sequence, in Event e, in Balance balance)
@@ -261,7 +261,7 @@ public sealed partial class StateMachine
     {
         int index = State.Holds.Find(link);
         if (index < 0) Check.Fail($"event {sequence} is about a hold");
-        ref Hold hold = ref State.Holds[index];
+        ref Hold hold = ref State.Holds.Edit(index);
         if (hold.Status != HoldStatus.Pending) Check.Fail($"event {sequence} is about a hold that has not ended");
         if (hold.Account != e.Account || hold.Counterparty != e.Counterparty || hold.Currency != e.Currency || e.Amount > hold.Amount - hold.Released)
             Check.Fail($"event {sequence} is about what hold {link} holds");
@@ -295,10 +295,15 @@ public sealed partial class StateMachine
     static uint HomeOf(State state, in Event e) =>
         e.Counterparty == 0 ? e.Account : Home((state.Account(e.Account).Flags & AccountFlags.System) != 0, e.Account, (state.Account(e.Counterparty).Flags & AccountFlags.System) != 0, e.Counterparty);
 
-    ref Account AccountOf(ulong sequence, in Event e)
+    void CheckNamed(ulong sequence, in Event e)
     {
         if (e.Account == 0 || e.Account > State.AccountList.Count) Check.Fail($"event {sequence} is about an account that was named before");
-        return ref State.AccountList[(int)e.Account - 1];
+    }
+
+    ref Account EditAccount(ulong sequence, in Event e)
+    {
+        CheckNamed(sequence, e);
+        return ref State.AccountList.Edit((int)e.Account - 1);
     }
 
     void AddAccount(in Event e, ReadOnlySpan<byte> attachments)
@@ -313,8 +318,9 @@ public sealed partial class StateMachine
         };
     }
 
-    int AddBalance(ref Account account, uint number, uint currency)
+    int AddBalance(uint number, uint currency)
     {
+        ref Account account = ref State.AccountList.Edit((int)number - 1);
         State.BalanceList.Add() = new Balance { Account = number, Currency = currency, Next = account.FirstBalance };
         account.FirstBalance = (uint)State.BalanceList.Count;
         return State.BalanceList.Count - 1;
@@ -330,15 +336,15 @@ public sealed partial class StateMachine
     void SetLimits(uint number, Limits limits)
     {
         int index = State.FindBalance(number, limits.Currency);
-        if (index < 0) index = AddBalance(ref State.AccountList[(int)number - 1], number, limits.Currency);
-        ref Balance balance = ref State.BalanceList[index];
+        if (index < 0) index = AddBalance(number, limits.Currency);
+        ref Balance balance = ref State.BalanceList.Edit(index);
         if (balance.Limits == 0)
         {
             State.LimitsList.Add();
             balance.Limits = (uint)State.LimitsList.Count;
         }
 
-        State.LimitsList[(int)balance.Limits - 1] = new LimitsOfBalance
+        State.LimitsList.Edit((int)balance.Limits - 1) = new LimitsOfBalance
         {
             Min = limits.Min ?? 0,
             Max = limits.Max ?? 0,

@@ -44,10 +44,7 @@ public sealed partial class StateMachine
         Amount = movement.Amount,
         Currency = movement.Currency,
         Posting = vote.Posting,
-        Posted = vote.Posted,
-        Held = vote.Held,
-        Incoming = vote.Incoming,
-        Bound = vote.Bound,
+        Details = vote.IsRefusal ? new DecisionDetails { Posted = vote.Posted, Held = vote.Held, Incoming = vote.Incoming, Bound = vote.Bound } : null,
     };
 
     /// <summary>A dry run ends here, with what this side says of it: the others are asked by whoever wants to know.</summary>
@@ -253,11 +250,13 @@ public sealed partial class StateMachine
     }
 
     /// <summary>What the caller is told of what was decided.</summary>
-    public static Decision DecisionOf(Attempt attempt)
+    /// <param name="parts">Where it ends in each partition; null where it was not committed.</param>
+    public static Decision DecisionOf(Attempt attempt, Part[]? parts)
     {
         Movement movement = attempt.Movements[attempt.Vote.IsRefusal ? attempt.Vote.Posting : 0];
         Decision decision = ToDecision(attempt.Vote, movement);
-        (decision.Sequence, decision.LastSequence, decision.TimeMicros, decision.PreparedMicros) = (attempt.DecisionSequence, attempt.LastSequence, attempt.DecisionMicros, attempt.PreparedMicros);
+        (decision.Sequence, decision.LastSequence, decision.TimeMicros) = (attempt.DecisionSequence, attempt.LastSequence, attempt.DecisionMicros);
+        decision.Details = (decision.Details ?? DecisionDetails.None) with { PreparedMicros = attempt.PreparedMicros, Parts = parts };
         return decision;
     }
 
@@ -484,9 +483,10 @@ public sealed partial class StateMachine
         if (Injected.Is(LedgerDefect.VoteDoesNotBind) && !attempt.IsOwn) return;
         bool isPromised = e.Code == (ushort)Direction.Credit && !attempt.Vote.IsRefusal && (attempt.Flags & EventFlags.Pending) == 0;
         if (!isPromised) return;
+        CheckNamed(sequence, e);
         int index = State.FindBalance(e.Account, e.Currency);
-        if (index < 0) index = AddBalance(ref AccountOf(sequence, e), e.Account, e.Currency);
-        State.BalanceList[index].Incoming += e.Amount;
+        if (index < 0) index = AddBalance(e.Account, e.Currency);
+        State.BalanceList.Edit(index).Incoming += e.Amount;
         attempt.Reserve(e.Account, e.Currency, 0, e.Amount);
     }
 
@@ -520,7 +520,7 @@ public sealed partial class StateMachine
             attempt.Left = attachment.Integer(AttachmentTag.Left) ?? 0;
             attempt.Description = attachment.Salted(AttachmentTag.Description);
             attempt.Metadata = attachment.Salted(AttachmentTag.Metadata);
-            if ((e.Flags & EventFlags.Capture) != 0) State.Holds[State.Holds.Find(e.Link)].IsCapturing = !Injected.Is(LedgerDefect.CaptureDoesNotKeepHold);
+            if ((e.Flags & EventFlags.Capture) != 0) State.Holds.Edit(State.Holds.Find(e.Link)).IsCapturing = !Injected.Is(LedgerDefect.CaptureDoesNotKeepHold);
         }
 
         State.Attempts.Add(attempt, State.AccountList);
@@ -567,7 +567,7 @@ public sealed partial class StateMachine
         {
             if (one.Held != 0) Check.Fail($"event {sequence} ends attempt {attempt.Sequence} with nothing held");
             if (one.Incoming == 0) continue;
-            State.BalanceList[State.FindBalance(one.Account, one.Currency)].Incoming -= one.Incoming;
+            State.BalanceList.Edit(State.FindBalance(one.Account, one.Currency)).Incoming -= one.Incoming;
             attempt.Release(one.Account, one.Currency);
         }
 
@@ -585,7 +585,12 @@ public sealed partial class StateMachine
         {
             // Whoever asks for the hold or the capture by its id finds it by this event.
             if ((attempt.Flags & EventFlags.Pending) != 0) State.Holds.Finish(State.Holds.Find(attempt.DecisionSequence), sequence);
-            if ((attempt.Flags & EventFlags.Capture) != 0) (State.Holds[State.Holds.Find(attempt.Original)].EndSequence, State.Holds[State.Holds.Find(attempt.Original)].IsCapturing) = (sequence, false);
+            if ((attempt.Flags & EventFlags.Capture) != 0)
+            {
+                ref Hold captured = ref State.Holds.Edit(State.Holds.Find(attempt.Original));
+                (captured.EndSequence, captured.IsCapturing) = (sequence, false);
+            }
+
             if ((attempt.Flags & EventFlags.Reversal) != 0) State.Reversals.Finish(attempt.Original, sequence);
         }
 

@@ -62,69 +62,41 @@ public sealed partial class StateMachine(State state)
     /// </summary>
     Decision DecideTransfer(in Command command, EventBatch batch)
     {
-        if (command.Account == command.Counterparty) return new Decision { Outcome = Outcome.SameAccount };
-        if (command.AmountDigits <= 0) return new Decision { Outcome = Outcome.AmountNotPositive };
+        if (command.KnownAccount == 0 ? command.Account == command.Counterparty : command.KnownAccount == command.KnownCounterparty) return Decision.Of(Outcome.SameAccount);
+        if (command.AmountDigits <= 0) return Decision.Of(Outcome.AmountNotPositive);
 
         uint next = NextAccount;
-        uint payer = NumberOf(command.Account, ref next), payee = NumberOf(command.Counterparty, ref next);
-        uint home = Home(command.Account.IsSystem, payer, command.Counterparty.IsSystem, payee);
-        if (TryAnswerBefore(home, command.TransactionId, out Decision before)) return before;
+        uint payer = command.KnownAccount != 0 ? command.KnownAccount : NumberOf(command.Account, ref next);
+        uint payee = command.KnownCounterparty != 0 ? command.KnownCounterparty : NumberOf(command.Counterparty, ref next);
+        bool isFromSystem = IsSystem(payer, command.Account), isToSystem = IsSystem(payee, command.Counterparty);
+        if (TryAnswerBefore(Home(isFromSystem, payer, isToSystem, payee), command.TransactionId, out Decision before)) return before;
 
         Outcome outcome = ToMinor(command.AmountDigits, command.AmountScale, command.Currency, out uint currency, out Int128 asked);
-        if (outcome != Outcome.Done) return new Decision { Outcome = outcome, Currency = currency };
+        if (outcome != Outcome.Done) return Decision.Of(outcome, currency);
 
         Balance from = State.Balance(payer, currency), to = State.Balance(payee, currency);
         Int128 amount = asked;
-        ushort payeePeer = command.Account.IsSystem ? (ushort)0 : PeerOf(command.Counterparty, payee);
-        outcome = JudgePayer(command.Account.IsSystem, from, command.UpTo, ref amount, out Int128 bound);
+        ushort payeePeer = isFromSystem ? (ushort)0 : PeerOf(command.Counterparty, payee);
+        outcome = JudgePayer(isFromSystem, from, command.UpTo, ref amount, out Int128 bound);
         bool isAboutPayee = outcome == Outcome.Done;
-        if (isAboutPayee && payeePeer == 0) outcome = JudgePayee(command.Counterparty.IsSystem, to, amount, out bound);
-        if (LacksRoomForNames(next)) return new Decision { Outcome = Outcome.StorageFull };
-        bool isAcross = outcome == Outcome.Done && payeePeer != 0;
+        if (isAboutPayee && payeePeer == 0) outcome = JudgePayee(isToSystem, to, amount, out bound);
+        if (LacksRoomForNames(next)) return Decision.Of(Outcome.StorageFull);
         Movement movement = new(payer, payee, currency, amount);
-        Step step = new(movement, command.Account.IsSystem, command.Counterparty.IsSystem) { PayeePeer = payeePeer };
-        if (isAcross && !MayPrepare(command, [step], out Decision instead)) return instead;
+        EventFlags flags = (command.UpTo ? EventFlags.UpTo : EventFlags.None) | (command.Pending ? EventFlags.Pending : EventFlags.None);
+        if (outcome == Outcome.Done && payeePeer != 0)
+            return PrepareTransfer(command, new Step(movement, isFromSystem, isToSystem) { PayeePeer = payeePeer }, flags, next, asked, batch);
 
         // Nothing below can fail.
         if (next != NextAccount) NameAccounts(command.Account, payer, command.Counterparty, payee, batch);
-        EventFlags flags = command.UpTo ? EventFlags.UpTo : EventFlags.None;
-        if (outcome != Outcome.Done)
-        {
-            return Refuse(command, batch, new Refusal
-            {
-                Outcome = outcome,
-                Flags = command.Pending ? flags | EventFlags.Pending : flags,
-                Movement = movement,
-                About = isAboutPayee ? to : from,
-                Bound = bound,
-                Requested = amount == asked ? null : asked,
-            });
-        }
-
-        if (isAcross)
-        {
-            batch.BeginAttachment();
-            AttachTexts(command, batch);
-            if (amount != asked) batch.Attach(AttachmentTag.RequestedAmount, asked);
-            if (command.Pending) flags |= EventFlags.Pending;
-            return Prepare(command.TransactionId, flags, 0, [step], default, batch);
-        }
+        if (outcome != Outcome.Done) return RefuseTransfer(command, outcome, movement, flags, isAboutPayee ? to : from, bound, asked, batch);
 
         ulong sequence = batch.NextSequence;
-        uint attachment = 0;
-        if (command.Details is not null || command.ExpiresInSeconds != 0 || amount != asked)
-        {
-            batch.BeginAttachment();
-            AttachTexts(command, batch);
-            if (amount != asked) batch.Attach(AttachmentTag.RequestedAmount, asked);
-            attachment = batch.EndAttachment();
-        }
-
+        uint attachment = command.Details is null && command.ExpiresInSeconds == 0 && amount == asked ? 0 : AttachTransfer(command, amount, asked, batch);
         if (command.Pending)
         {
             // Only the payer's money is set aside; the payee is judged again when it is captured.
             from.Held += amount;
-            AddMoney(EventKind.Held, command.TransactionId, payee, amount, ref from, flags, batch).Attachment = attachment;
+            AddMoney(EventKind.Held, command.TransactionId, payee, amount, ref from, flags & ~EventFlags.Pending, batch).Attachment = attachment;
         }
         else
         {
@@ -132,6 +104,37 @@ public sealed partial class StateMachine(State state)
         }
 
         return Done(sequence, batch, currency, amount);
+    }
+
+    // These are apart so that what is rare costs the rest nothing: a large frame is cleared at every call.
+
+    Decision PrepareTransfer(in Command command, in Step step, EventFlags flags, uint next, Int128 asked, EventBatch batch)
+    {
+        if (!MayPrepare(command, [step], out Decision instead)) return instead;
+        if (next != NextAccount) NameAccounts(command.Account, step.Movement.Payer, command.Counterparty, step.Movement.Payee, batch);
+        batch.BeginAttachment();
+        AttachTexts(command, batch);
+        if (step.Movement.Amount != asked) batch.Attach(AttachmentTag.RequestedAmount, asked);
+        return Prepare(command.TransactionId, flags, 0, [step], default, batch);
+    }
+
+    static Decision RefuseTransfer(in Command command, Outcome outcome, in Movement movement, EventFlags flags, in Balance about, Int128 bound, Int128 asked, EventBatch batch) =>
+        Refuse(command, batch, new Refusal
+        {
+            Outcome = outcome,
+            Flags = flags,
+            Movement = movement,
+            About = about,
+            Bound = bound,
+            Requested = movement.Amount == asked ? null : asked,
+        });
+
+    static uint AttachTransfer(in Command command, Int128 amount, Int128 asked, EventBatch batch)
+    {
+        batch.BeginAttachment();
+        AttachTexts(command, batch);
+        if (amount != asked) batch.Attach(AttachmentTag.RequestedAmount, asked);
+        return batch.EndAttachment();
     }
 
     /// <summary>Everything of the payer: exists, status, limits, funds.</summary>
@@ -147,7 +150,7 @@ public sealed partial class StateMachine(State state)
             ref readonly Account payer = ref State.Account(from.Account);
             if (payer.IsClosed) return Outcome.FromAccountClosed;
             if ((payer.Frozen & Direction.Debit) != 0) return Outcome.FromAccountFrozen;
-            Int128? min = State.LimitsOf(from).Min;
+            Int128? min = State.MinOf(from);
             bound = min ?? 0;
             Int128 spendable = from.Posted - from.Held - bound;
             if (upTo && spendable > 0 && amount > spendable) amount = spendable;
@@ -168,7 +171,7 @@ public sealed partial class StateMachine(State state)
             ref readonly Account payee = ref State.Account(to.Account);
             if (payee.IsClosed) return Outcome.ToAccountClosed;
             if ((payee.Frozen & Direction.Credit) != 0) return Outcome.ToAccountFrozen;
-            if (State.LimitsOf(to).Max is Int128 max && to.Posted + to.Incoming + amount > max)
+            if (State.MaxOf(to) is Int128 max && to.Posted + to.Incoming + amount > max)
             {
                 bound = max;
                 return Outcome.ExceedsMaxBalance;
@@ -293,10 +296,7 @@ public sealed partial class StateMachine(State state)
             Amount = refusal.Movement.Amount,
             Currency = refusal.Movement.Currency,
             Posting = refusal.Posting,
-            Posted = refusal.About.Posted,
-            Held = refusal.About.Held,
-            Incoming = refusal.About.Incoming,
-            Bound = refusal.Bound,
+            Details = new DecisionDetails { Posted = refusal.About.Posted, Held = refusal.About.Held, Incoming = refusal.About.Incoming, Bound = refusal.Bound },
         };
     }
 
@@ -383,9 +383,7 @@ public sealed partial class StateMachine(State state)
             {
                 Outcome = Outcome.BalanceNotZero,
                 Currency = balance.Currency,
-                Posted = balance.Posted,
-                Held = balance.Held,
-                Incoming = balance.Incoming,
+                Details = new DecisionDetails { Posted = balance.Posted, Held = balance.Held, Incoming = balance.Incoming },
             };
         }
 
@@ -438,8 +436,9 @@ public sealed partial class StateMachine(State state)
     /// <summary>What was decided under this id, or is being decided across partitions.</summary>
     bool TryAnswerBefore(uint home, UInt128 id, out Decision before)
     {
-        ulong original = State.Ids.Find(home, id);
-        before = original != 0 ? Duplicate(original) : State.Attempts.Find(home, id) is Attempt attempt && !Injected.Is(LedgerDefect.UndecidedNotWaitedFor) ? Undecided(attempt) : default;
+        before = default;
+        if (State.Ids.Find(home, id) is not 0 and ulong original) before = Duplicate(original);
+        else if (State.Attempts.Find(home, id) is Attempt attempt && !Injected.Is(LedgerDefect.UndecidedNotWaitedFor)) before = Undecided(attempt);
         return before.Outcome != Outcome.Done;
     }
 
@@ -466,6 +465,8 @@ public sealed partial class StateMachine(State state)
 
     /// <summary>The account's number; a name not spoken of before gets the next one, which its event will make true.</summary>
     uint NumberOf(in AccountName name, ref uint next) => State.Names.Find(name) is not 0 and uint number ? number : next++;
+
+    bool IsSystem(uint number, in AccountName name) => number < NextAccount ? State.Account(number).IsUnlimited : name.IsSystem;
 
     /// <summary><see cref="Account.Peer"/>, of a name not spoken of before too.</summary>
     ushort PeerOf(in AccountName name, uint number) => State.PartitionsCount == 1 ? (ushort)0 : number < NextAccount ? State.Account(number).Peer : State.PeerOf(name);

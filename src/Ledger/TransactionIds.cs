@@ -90,8 +90,6 @@ public sealed class TransactionIds(long seed, ulong eventsPerGeneration)
         Count++;
     }
 
-    internal void Write(BinaryWriter writer) => writer.Write(Count);
-
     internal void Read(BinaryReader reader) => Count = reader.ReadUInt64();
 
     /// <summary>Makes all ready to be asked; fails where an id was decided twice.</summary>

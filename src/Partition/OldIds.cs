@@ -81,6 +81,7 @@ public sealed class OldIds : IDisposable
         // In this order: what leaves memory meanwhile is in runs already.
         ReadOnlySpan<Generation> full = state.Generations.Full(out ulong sequence);
         search.Begin(state.Generations, sequence);
+        if (request is CommandRequest transfers) LookUpAccounts(state, transfers.Commands.AsSpan(0, transfers.Count));
         Run[] runs = _runs.Runs;
         if (full.Length == 0 && runs.Length == 0) return;
         ReadOnlySpan<Command> commands = request.Asked;
@@ -108,6 +109,17 @@ public sealed class OldIds : IDisposable
                 if (hasOriginal && command.OriginalId != command.TransactionId) Find(home, command.OriginalId, full, found);
                 search.FoundOf(from + i, before);
             }
+        }
+    }
+
+    /// <summary>What names the state has numbers for, so that the deciding thread need not ask.</summary>
+    static void LookUpAccounts(State state, Span<Command> commands)
+    {
+        foreach (ref Command command in commands)
+        {
+            bool isTransfer = command.Kind == CommandKind.Transfer;
+            command.KnownAccount = isTransfer ? state.Names.Find(command.Account) : 0;
+            command.KnownCounterparty = isTransfer ? state.Names.Find(command.Counterparty) : 0;
         }
     }
 

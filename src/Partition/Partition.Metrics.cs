@@ -33,6 +33,9 @@ public sealed partial class Partition
 
     public ulong SnapshotSequence => Volatile.Read(ref _serving)?.SnapshotSequence ?? 0;
 
+    /// <summary>Up to here the state was compared with a replay of the journal, or begun with.</summary>
+    public ulong AuditedSequence => Volatile.Read(ref _serving)?.AuditedSequence ?? 0;
+
     public ulong Epoch => Volatile.Read(ref _serving)?.Journal.Epoch ?? 0;
 
     /// <summary>Commits across partitions that this one coordinates and has not ended.</summary>

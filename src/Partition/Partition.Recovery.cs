@@ -6,21 +6,22 @@ namespace Purse.Partitions;
 
 /// <summary>A journal taken over, and the state that its events make.</summary>
 /// <param name="SnapshotSequence">Where the snapshot ends that spared the events before it, 0 without one.</param>
+/// <param name="AuditedSequence">And where the last one before it ends that was compared with a replay of the journal.</param>
 /// <param name="Derived">What the state does not have.</param>
-public sealed record Recovered(JournalWriter Journal, StateMachine Machine, ulong SnapshotSequence, Derived Derived);
+public sealed record Recovered(JournalWriter Journal, StateMachine Machine, ulong SnapshotSequence, ulong AuditedSequence, Derived Derived);
 
 public sealed partial class Partition
 {
     Serving Recover()
     {
         long started = Environment.TickCount64;
-        (JournalWriter journal, StateMachine machine, ulong snapshotSequence, Derived derived) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log, FlushedFloor, _options.EventsPerGeneration);
+        (JournalWriter journal, StateMachine machine, ulong snapshotSequence, ulong auditedSequence, Derived derived) = Recover(_store, PartitionsCount, Random.Shared.NextInt64(), _log, FlushedFloor, _options.EventsPerGeneration);
         if (journal.TornTail is not null) _log($"Partition {Number}: warning: {journal.TornTail}; it was cut off.");
         _log($"Partition {Number}: recovered {machine.State.LastSequence} events ({machine.State.LastSequence - snapshotSequence} replayed) in {Environment.TickCount64 - started} ms, epoch {journal.Epoch}.");
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, journal.LastTimeMicros);
         EventReaders readers = new(journal, machine.State, derived.History);
         derived.Serve(machine.State, readers.TransactionIdOf);
-        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally, search: derived.Ids.Search), readers, derived) { SnapshotSequence = snapshotSequence };
+        return new Serving(journal, new PartitionCore(machine, _answeredTimeMicros, _serving?.Core.Tally, search: derived.Ids.Search), readers, derived) { SnapshotSequence = snapshotSequence, AuditedSequence = auditedSequence };
     }
 
     /// <summary>Takes over the journal, and rebuilds the state from the newest usable snapshot and all events after it.</summary>
@@ -77,7 +78,9 @@ public sealed partial class Partition
             derived.WriteDue(machine.State.Generations, block.Header.DurableSequence);
             machine.State.Generations.Forget(derived.Covered);
         }, used.BlockNumber > 0 ? new JournalFloor(used.BlockNumber, used.Sequence, used.BlockHash, "the snapshot in use") : null);
-        return new Recovered(journal, machine, used.Sequence, derived);
+        // One that is needed for an audit is not deleted before that is done.
+        bool isAudited = used.AuditedSequence != 0 && !snapshots.List().Contains(Snapshots.NameOf(used.AuditedSequence));
+        return new Recovered(journal, machine, used.Sequence, isAudited ? used.Sequence : used.AuditedSequence, derived);
     }
 
     /// <summary>Null where it is not whole.</summary>
@@ -131,8 +134,7 @@ public sealed partial class Partition
         if (cause is RunDamagedException damage) failed.Derived.Delete(damage);
         FailAllWaiting(failed);
         // Nothing of the failed life may still write when the next one begins.
-        Await(failed.Snapshotting);
-        EndRuns(failed);
+        EndBeside(failed);
         _answeredTimeMicros = Math.Max(_answeredTimeMicros, failed.Core.AnsweredTimeMicros);
         lock (_journalLock)
         {
@@ -141,6 +143,8 @@ public sealed partial class Partition
             {
                 // One that was deposed, and failed of something else, must not take the partition back from its successor.
                 failed.Journal.ConfirmEpoch();
+                // What it had is not to be believed: the next start replays from the last snapshot that was compared with a replay.
+                if (cause is InvariantBrokenException) new Snapshots(_store.Files, Number).DeleteAfter(failed.AuditedSequence);
             }
             catch (IOException e)
             {

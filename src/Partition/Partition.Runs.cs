@@ -39,25 +39,44 @@ public sealed partial class Partition
         Generations generations = serving.Core.State.Generations;
         generations.Forget(serving.Derived.Covered);
         if (serving.NextRunTicks > Environment.TickCount64) return;
-        ulong marked = serving.Journal.MarkedSequence;
-        if (serving.WritingRun is not { IsCompleted: false } && serving.Derived.IsDue(generations, marked)) serving.WritingRun = Beside(serving, () => serving.Derived.WriteDue(generations, marked));
+        if (serving.WritingRun is not { IsCompleted: false } && serving.Derived.IsDue(generations, serving.Journal.MarkedSequence)) WriteRuns(serving, generations);
         // They are written last: when there are new ones, there are new marks, too.
         Run[] runs = serving.Derived.Ids.Runs.Runs;
         if (serving.MergingRuns is { IsCompleted: false } || ReferenceEquals(runs, serving.MergedRuns)) return;
         serving.MergedRuns = runs;
-        if (!serving.Derived.HasToMerge) return;
-        serving.MergingRuns = Beside(serving, () =>
+        if (serving.Derived.HasToMerge) MergeRuns(serving);
+    }
+
+    void WriteRuns(Serving serving, Generations generations)
+    {
+        ulong marked = serving.Journal.MarkedSequence;
+        serving.WritingRun = Beside(serving, () => serving.Derived.WriteDue(generations, marked), e => NoRun(serving, e));
+    }
+
+    void MergeRuns(Serving serving) => serving.MergingRuns = Beside(
+        serving,
+        () =>
         {
             while (serving.Derived.TryMerge(serving.Journal.ConfirmEpoch, serving.Ending.Token))
             {
                 // One after the other, until there is none.
             }
-        });
+        },
+        e => NoRun(serving, e));
+
+    void NoRun(Serving serving, Exception e)
+    {
+        // Until it succeeds, what it would have stays in memory.
+        _log($"Partition {Number}: no run was written: {e.Message}");
+        (serving.NextRunTicks, serving.MergedRuns) = (Environment.TickCount64 + 1000, null);
     }
 
-    Task Beside(Serving serving, Action work) => Task.Factory.StartNew(
+    /// <summary>On a thread of its own.</summary>
+    /// <param name="failed">Where it could not be done now; what shows that the state or the journal cannot be trusted stops the partition.</param>
+    Task Beside(Serving serving, Action work, Action<Exception> failed, int niceness = Niceness.Modest) => Task.Factory.StartNew(
         () =>
         {
+            Niceness.Set(niceness);
             try
             {
                 work();
@@ -70,23 +89,24 @@ public sealed partial class Partition
             {
                 Fail(serving, e);
             }
-            catch (InvariantBrokenException e)
+            catch (Exception e) when (e is (IOException and not JournalDamagedException) or ObjectDisposedException)
             {
+                failed(e);
+            }
+            catch (Exception e)
+            {
+                // The state or the journal is not to be trusted.
                 serving.JournalFault = e;
                 _queue.Wake();
-            }
-            catch (Exception e) when (e is IOException or ObjectDisposedException)
-            {
-                // Until it succeeds, what it would have stays in memory.
-                _log($"Partition {Number}: no run was written: {e.Message}");
-                (serving.NextRunTicks, serving.MergedRuns) = (Environment.TickCount64 + 1000, null);
             }
         },
         CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
 
-    static void EndRuns(Serving serving)
+    static void EndBeside(Serving serving)
     {
         serving.Ending.Cancel();
+        Await(serving.Snapshotting);
+        Await(serving.Auditing);
         Await(serving.WritingRun);
         Await(serving.MergingRuns);
     }

@@ -76,9 +76,16 @@ public sealed partial class Partition : IAsyncDisposable
 
         public ulong SnapshotSequence { get; set; }
 
+        /// <summary>The end of the last snapshot that is known to be what the journal makes, or was begun with; and of that which is being looked at.</summary>
+        public ulong AuditedSequence { get; set; }
+
+        public ulong AuditingSequence { get; set; }
+
         public volatile Exception? JournalFault;
         public ulong SeenFlushedSequence = core.FlushedSequence;
         public Task? Snapshotting;
+        public long NextSnapshotTicks;
+        public Task? Auditing;
         public Task? Allocating;
         public long NextAllocationTicks;
         public Task? WritingRun;
@@ -179,7 +186,18 @@ public sealed partial class Partition : IAsyncDisposable
         _stopped.TrySetResult();
     }
 
-    bool HasWork() => _stopping != _seenStopping || (!_queue.IsEmpty || !_inbox.IsEmpty) && Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax || HasNews(_serving!);
+    bool HasWork() => _stopping != _seenStopping || (!_queue.IsEmpty || !_inbox.IsEmpty) && MayFill(_serving!) || HasNews(_serving!);
+
+    /// <summary>
+    /// While a flush runs, so few wait for its end, and are the next block together: a block for each of them would cost more than it gains. More than these are
+    /// decided meanwhile.
+    /// </summary>
+    const int CommandsWorthABlock = 256;
+
+    bool MayFill(Serving serving) =>
+        Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax && (!IsFlushing(serving) || _queue.CommandsCount >= CommandsWorthABlock || _inbox.Count >= CommandsWorthABlock);
+
+    static bool IsFlushing(Serving serving) => serving.Journal.FlushedSequence < serving.Core.AppendedSequence;
 
     static bool HasNews(Serving serving) => serving.JournalFault is not null || serving.Journal.FlushedSequence != serving.SeenFlushedSequence;
 
@@ -192,13 +210,13 @@ public sealed partial class Partition : IAsyncDisposable
             serving.SeenFlushedSequence = serving.Journal.FlushedSequence;
             Answer(core, serving.Journal, serving.SeenFlushedSequence);
             Send(core);
-            MaybeSnapshot(serving);
+            TendSnapshots(serving);
             TendRuns(serving);
 
             // In this order: what was queued before the stop is seen before the partition takes itself to be idle.
             _seenStopping = _stopping;
             bool idle = _queue.IsEmpty;
-            if ((!idle || !_inbox.IsEmpty || (serving.Journal.HasReserve && core.HasWork(NowMicros()))) && _freeBatches.TryTake(out EventBatch? batch))
+            if ((!idle || !_inbox.IsEmpty || (serving.Journal.HasReserve && core.HasWork(NowMicros()))) && MayFill(serving) && _freeBatches.TryTake(out EventBatch? batch))
             {
                 Receive(core);
                 core.Fill(batch, NowMicros(), _queue, serving.Journal.HasRoom, serving.Journal.HasReserve);
@@ -225,7 +243,7 @@ public sealed partial class Partition : IAsyncDisposable
                 return;
             }
 
-            _queue.Sleep(_hasWork, IdleLookMilliseconds);
+            _queue.Sleep(_hasWork, IdleLookMilliseconds, IsFlushing(serving) ? CommandsWorthABlock : 1);
         }
     }
 

@@ -293,7 +293,7 @@ public sealed partial class PartitionCore
 
         if (round.AllDone) Finish(attempt, round);
         else Say(head, State.LastSequence);
-        if (Injected.Is(PartitionDefect.AnsweredAtDecision) && _rounds.ContainsKey(head)) Answer(round, StateMachine.DecisionOf(attempt));
+        if (Injected.Is(PartitionDefect.AnsweredAtDecision) && _rounds.ContainsKey(head)) Answer(round, StateMachine.DecisionOf(attempt, null));
     }
 
     void HandleDecision(in Message message)
@@ -341,7 +341,6 @@ public sealed partial class PartitionCore
     /// <summary>Every side shows it: whoever waits is answered.</summary>
     void Finish(Attempt attempt, Round round)
     {
-        Decision decision = StateMachine.DecisionOf(attempt);
         _parts.Clear();
         if (attempt.Status == AttemptStatus.Committed) _parts.Add(new Part(State.Partition, attempt.LastSequence));
         foreach (Side side in round.Sides)
@@ -349,7 +348,7 @@ public sealed partial class PartitionCore
             if (attempt.Status == AttemptStatus.Committed && side.Sequence != 0) _parts.Add(new Part(side.Partition, side.Sequence));
         }
 
-        if (_parts.Count > 0) decision.Parts = [.. _parts];
+        Decision decision = StateMachine.DecisionOf(attempt, _parts.Count > 0 ? [.. _parts] : null);
         ulong head = attempt.Sequence;
         _machine.Finish(attempt, System.Runtime.InteropServices.CollectionsMarshal.AsSpan(_parts), _batch!);
         Answer(round, decision);
@@ -396,7 +395,7 @@ public sealed partial class PartitionCore
             if (!attempt.IsDecided)
             {
                 Conclude(attempt, round, new Vote { Outcome = Outcome.Aborted }, request.By);
-                if (_rounds.ContainsKey(request.Attempt)) Answer(round, StateMachine.DecisionOf(attempt));
+                if (_rounds.ContainsKey(request.Attempt)) Answer(round, StateMachine.DecisionOf(attempt, null));
             }
         }
 

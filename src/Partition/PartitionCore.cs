@@ -104,7 +104,7 @@ public sealed partial class PartitionCore
         while (request.Next < request.Count)
         {
             if (!_batch!.HasRoom) return false;
-            if (request.Next + CommandsAhead < request.Count) State.Ids.Prefetch(request.Commands[request.Next + CommandsAhead].TransactionId);
+            if (request.Next + CommandsAhead < request.Count) Prefetch(request.Commands, request.Next);
             Execute(request, request.Next++, hasRoom, hasReserve);
         }
 
@@ -115,22 +115,35 @@ public sealed partial class PartitionCore
         return true;
     }
 
-    /// <summary>While so many are decided, what is remembered of the next one's id comes near.</summary>
-    const int CommandsAhead = 4;
+    /// <summary>While so many are decided, what the next one needs comes near: of its id and its accounts, and half as far ahead of their balances.</summary>
+    const int CommandsAhead = 8;
+
+    void Prefetch(Command[] commands, int now)
+    {
+        ref readonly Command next = ref commands[now + CommandsAhead];
+        State.Ids.Prefetch(next.TransactionId);
+        State.PrefetchAccount(next.KnownAccount);
+        State.PrefetchAccount(next.KnownCounterparty);
+        ref readonly Command sooner = ref commands[now + CommandsAhead / 2];
+        State.PrefetchBalance(sooner.KnownAccount);
+        State.PrefetchBalance(sooner.KnownCounterparty);
+    }
 
     void Execute(CommandRequest request, int i, bool hasRoom, bool hasReserve)
     {
         ref Command command = ref request.Commands[i];
         Recall(request, i, command);
         bool mayWrite = hasRoom || (hasReserve && command.Kind == CommandKind.Void);
-        Decision decision = mayWrite ? _machine.Execute(command, _batch!) : _machine.DecideWithoutRoom(command);
+        ref Decision decision = ref request.Decisions[i];
+        decision = mayWrite ? _machine.Execute(command, _batch!) : _machine.DecideWithoutRoom(command);
         if (decision.Outcome is Outcome.Prepared or Outcome.Undecided or Outcome.Blocked) Await(decision, request, i);
         else Tally.Add(decision.Outcome);
-        request.Decisions[i] = decision.Outcome == Outcome.Prepared ? decision with { Outcome = Outcome.Undecided } : decision;
+        if (decision.Outcome == Outcome.Prepared) decision.Outcome = Outcome.Undecided;
     }
 
     void Recall(Request request, int index, in Command command)
     {
+        // Without it nobody has looked numbers up either.
         if (_search is null) return;
         if (!request.Search.IsFor(State.Generations)) _search(request);
         State.Ids.Recall(request.Search.Of(index, command));

@@ -13,6 +13,7 @@ public sealed class RequestQueue(int commandsMax)
     int _count;
     int _commandsCount;
     int _asleep;
+    int _commandsToWake = 1;
     RequestStatus? _closed;
 
     public int CommandsCount => Volatile.Read(ref _commandsCount);
@@ -29,7 +30,9 @@ public sealed class RequestQueue(int commandsMax)
             _commandsCount += request.CommandsCount;
         }
 
-        Wake();
+        // The taker says how many it wants, then looks, then sleeps; here is added, then looked.
+        Interlocked.MemoryBarrier();
+        if (CommandsCount >= Volatile.Read(ref _commandsToWake)) Wake();
         return null;
     }
 
@@ -68,8 +71,10 @@ public sealed class RequestQueue(int commandsMax)
     }
 
     /// <summary>Sleeps until woken, unless there is something to do already.</summary>
-    public void Sleep(Func<bool> hasWork, int milliseconds)
+    /// <param name="commandsToWake">What is added wakes it when there are so many.</param>
+    public void Sleep(Func<bool> hasWork, int milliseconds, int commandsToWake)
     {
+        Volatile.Write(ref _commandsToWake, commandsToWake);
         Interlocked.Exchange(ref _asleep, 1);
         if (hasWork())
         {

@@ -172,8 +172,9 @@ sealed partial class AccountEndpoints
                 State state = Readers(partition).State;
                 int decimals = state.Decimals(decision.Currency);
                 string currency = state.CurrencyCode(decision.Currency);
-                throw new Problem("balance_not_zero", $"Account '{command.Account}' still has {Amount.Format(decision.Posted, decimals)} {currency}; an account is closed empty.")
-                    .With("currency", currency).With("posted", Amount.Format(decision.Posted, decimals)).With("held", Amount.Format(decision.Held, decimals));
+                DecisionDetails left = decision.Details!;
+                throw new Problem("balance_not_zero", $"Account '{command.Account}' still has {Amount.Format(left.Posted, decimals)} {currency}; an account is closed empty.")
+                    .With("currency", currency).With("posted", Amount.Format(left.Posted, decimals)).With("held", Amount.Format(left.Held, decimals));
             }
 
             default:

@@ -1,9 +1,11 @@
 using System.Buffers;
 using System.Text.Json;
 using System.Threading.Channels;
-using Google.Protobuf;
+using Grpc.AspNetCore.Server.Model;
 using Grpc.Core;
+using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Routing;
 using Purse.Client;
 using Purse.Client.Wire;
 using Purse.Partitions;
@@ -114,14 +116,18 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
         };
     }
 
-    public override async Task Stream(IAsyncStreamReader<PackedTransfers> requests, IServerStreamWriter<PackedResults> responses, ServerCallContext context)
+    /// <summary>Takes the place of the generated <c>Stream</c> (<see cref="PackedStreamProvider"/>): the same on the wire, in memory that is used again.</summary>
+    async Task StreamAsync(IAsyncStreamReader<PackedRequest> requests, IServerStreamWriter<PackedResponse> responses, ServerCallContext context)
     {
-        Channel<PackedResults> answers = Channel.CreateUnbounded<PackedResults>(new UnboundedChannelOptions { SingleReader = true });
+        Channel<PackedResponse> answers = Channel.CreateUnbounded<PackedResponse>(new UnboundedChannelOptions { SingleReader = true });
         Room room = new(TransfersUnderWayMax);
         // One write at a time is what a stream takes.
         Task writing = Task.Run(async () =>
         {
-            await foreach (PackedResults answer in answers.Reader.ReadAllAsync()) await responses.WriteAsync(answer, context.CancellationToken);
+            await foreach (PackedResponse answer in answers.Reader.ReadAllAsync())
+            {
+                using (answer) await responses.WriteAsync(answer, context.CancellationToken);
+            }
         });
         int underWay = 1;
         try
@@ -129,11 +135,12 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
             using CancellationTokenSource ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, stopping);
             while (await requests.MoveNext(ending.Token))
             {
-                PackedTransfers message = requests.Current;
+                PackedRequest message = requests.Current;
                 int count = message.Transfers.Length / PackedTransfer.SizeBytes;
                 if (ProblemOf(message, count) is string problem)
                 {
-                    answers.Writer.TryWrite(new PackedResults { Batch = message.Batch, Problem = problem });
+                    answers.Writer.TryWrite(new PackedResponse { Batch = message.Batch, Problem = problem });
+                    message.Dispose();
                     continue;
                 }
 
@@ -153,14 +160,16 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
 
         await writing;
 
-        async Task AnswerAsync(PackedTransfers message, int count)
+        async Task AnswerAsync(PackedRequest message, int count)
         {
-            PackedResults answer = new() { Batch = message.Batch };
+            byte[] results = ArrayPool<byte>.Shared.Rent(count * PackedResult.SizeBytes);
+            PackedResponse answer = new(results) { Batch = message.Batch };
             try
             {
-                byte[] results = new byte[count * PackedResult.SizeBytes];
-                await transfers.ExecutePackedAsync(message.Names.Memory, message.Transfers.Memory, results, Query.Timeout(message.TimeoutMs));
-                answer.Results = UnsafeByteOperations.UnsafeWrap(results);
+                Memory<byte> records = results.AsMemory(0, count * PackedResult.SizeBytes);
+                records.Span.Clear();
+                await transfers.ExecutePackedAsync(message.Names, message.Transfers, records, Query.Timeout(message.TimeoutMs));
+                answer.Results = records;
             }
             catch (Exception e)
             {
@@ -169,6 +178,7 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
                 if (e is not Problem) log($"A batch of {count} transfers failed: {e}");
             }
 
+            message.Dispose();
             answers.Writer.TryWrite(answer);
             room.Exit(count);
             Leave();
@@ -180,7 +190,19 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
         }
     }
 
-    static string? ProblemOf(PackedTransfers message, int count)
+    /// <summary>Maps the stream as <see cref="PackedStream"/> has it, before the generated one of the same name.</summary>
+    public sealed class PackedStreamProvider : IServiceMethodProvider<GrpcEndpoints>
+    {
+        public void OnServiceMethodDiscovery(ServiceMethodProviderContext<GrpcEndpoints> context) =>
+            context.AddDuplexStreamingMethod(PackedStream.Method, [this], static (service, requests, responses, call) => service.StreamAsync(requests, responses, call));
+
+        public static void First(EndpointBuilder endpoint)
+        {
+            if (endpoint is RouteEndpointBuilder route && route.Metadata.Any(static one => one is PackedStreamProvider)) route.Order = -1;
+        }
+    }
+
+    static string? ProblemOf(PackedRequest message, int count)
     {
         if (message.Transfers.Length % PackedTransfer.SizeBytes != 0) return $"malformed_request: transfers has {message.Transfers.Length} bytes; records have {PackedTransfer.SizeBytes}.";
         if (count is 0 or > TransferEndpoints.TransfersMax) return $"too_many_transfers: a batch has 1 to {TransferEndpoints.TransfersMax} transfers, not {count}.";

@@ -23,6 +23,7 @@ sealed class Metrics : IDisposable
         Gauge("purse.ready", null, "1 where the partition takes writes.", partition => partition.IsReady ? 1 : 0);
         Gauge("purse.epoch", null, "Which writer of the partition this is.", partition => (long)partition.Epoch);
         Gauge("purse.snapshot.position", null, "The last event of the newest snapshot.", partition => (long)partition.SnapshotSequence);
+        Gauge("purse.audit.position", null, "The last event up to which the state was compared with a replay of the journal.", partition => (long)partition.AuditedSequence);
         Gauge("purse.in_doubt.coordinated", null, "Commits across partitions that this one coordinates and has not ended.", partition => partition.UndecidedCount);
         Gauge("purse.in_doubt.prepared", null, "Commits that this partition has prepared for others, which have not told it their decision.", partition => partition.PreparedForOthersCount);
         Gauge("purse.in_doubt.oldest", "s", "How long the oldest commit that this partition coordinates has been under way.", partition => partition.OldestUndecidedAge.TotalSeconds);

@@ -117,8 +117,9 @@ sealed partial class TransferEndpoints
 
     static Problem Refusal(in Decision decision, string from, string to, UInt128 transactionId, EventReaders readers)
     {
-        Balance about = new() { Posted = decision.Posted, Held = decision.Held, Incoming = decision.Incoming };
-        return Problem.From(decision.Outcome, from, to, decision.Currency, decision.Amount, about, decision.Bound, readers.State)
+        DecisionDetails why = decision.Details ?? DecisionDetails.None;
+        Balance about = new() { Posted = why.Posted, Held = why.Held, Incoming = why.Incoming };
+        return Problem.From(decision.Outcome, from, to, decision.Currency, decision.Amount, about, why.Bound, readers.State)
             .With("transaction_id", Answer.ToGuid(transactionId).ToString()).With("position", Answer.Position(readers.Partition, decision.LastSequence));
     }
 
@@ -132,10 +133,13 @@ sealed partial class TransferEndpoints
             LastSequence = rejected.Sequence,
             Amount = e.Amount,
             Currency = e.Currency,
-            Posted = e.Posted,
-            Held = e.Held,
-            Incoming = rejected.Attachment.Integer(AttachmentTag.Incoming) ?? 0,
-            Bound = rejected.Attachment.Integer(AttachmentTag.Bound) ?? 0,
+            Details = new DecisionDetails
+            {
+                Posted = e.Posted,
+                Held = e.Held,
+                Incoming = rejected.Attachment.Integer(AttachmentTag.Incoming) ?? 0,
+                Bound = rejected.Attachment.Integer(AttachmentTag.Bound) ?? 0,
+            },
         };
         Problem problem = Refusal(decision, NameOf(e.Account, readers.State), NameOf(e.Counterparty, readers.State), e.TransactionId, readers);
         if (e.Count > 0) problem.With("posting", (int)e.Index);
@@ -151,7 +155,7 @@ sealed partial class TransferEndpoints
             json, command.Pending ? "pending" : "completed", Answer.ToGuid(command.TransactionId), body.FromAccount, body.ToAccount,
             Amount.Format(decision.Amount, readers.State.Decimals(decision.Currency)), body.Currency,
             decision.TimeMicros, PositionOf(decision, readers));
-        if (command.ExpiresInSeconds != 0) json.WriteString("expires_at", Answer.Time((decision.PreparedMicros == 0 ? decision.TimeMicros : decision.PreparedMicros) + command.ExpiresInSeconds * 1_000_000L));
+        if (command.ExpiresInSeconds != 0) json.WriteString("expires_at", Answer.Time((decision.Details is { PreparedMicros: not 0 and long preparedMicros } ? preparedMicros : decision.TimeMicros) + command.ExpiresInSeconds * 1_000_000L));
         if (command.DryRun) json.WriteBoolean("dry_run", true);
     }
 
@@ -203,7 +207,7 @@ sealed partial class TransferEndpoints
         if (e.Link != 0) json.WriteString("original_id", Answer.ToGuid(readers.ReadDecision(e.Link).Event.TransactionId));
     }
 
-    static string PositionOf(in Decision decision, EventReaders readers) => decision.Parts is { } parts ? Answer.Position(parts) : Answer.Position(readers.Partition, decision.LastSequence);
+    static string PositionOf(in Decision decision, EventReaders readers) => decision.Details?.Parts is { } parts ? Answer.Position(parts) : Answer.Position(readers.Partition, decision.LastSequence);
 
     static string PositionOf(RecordedEvent first, EventReaders readers) => first.Parts.Length > 0 ? Answer.Position(first.Parts) : Answer.Position(readers.Partition, LastOf(first));
 

@@ -387,7 +387,7 @@ sealed partial class TransferEndpoints
         if (decision.Outcome is not Outcome.Done and not Outcome.Duplicate and (< Outcome.FromAccountNotFound or >= Outcome.StorageFull))
             throw Problem.From(decision.Outcome, decision.Currency == 0 ? "" : readers.State.CurrencyCode(decision.Currency));
         RecordedEvent recorded = readers.ReadDecision(decision.Sequence);
-        if (decision.Parts is { } parts) recorded = recorded.EndingAt(parts);
+        if (decision.Details?.Parts is { } parts) recorded = recorded.EndingAt(parts);
         await AnswerAsync(http, decision.Outcome == Outcome.Duplicate ? Replay(command, metadata, recorded, readers) : ToResult(recorded, isReplayed: false, readers), readers);
     }
 
@@ -444,8 +444,9 @@ sealed partial class TransferEndpoints
         State state = Readers(home).State;
         ReadOnlyMemory<Posting> postings = command.Details?.Postings
             ?? [new Posting { Account = command.Account, Counterparty = command.Counterparty, AmountDigits = command.AmountDigits, AmountScale = command.AmountScale, Currency = command.Currency }];
-        Vote lowest = new() { Outcome = decision.Outcome, Posting = decision.Posting, Posted = decision.Posted, Held = decision.Held, Incoming = decision.Incoming, Bound = decision.Bound };
-        lowest.IsAboutPayee = decision.Outcome is Outcome.ToAccountNotFound or Outcome.ToAccountClosed or Outcome.ToAccountFrozen or Outcome.ExceedsMaxBalance || (decision.Outcome == Outcome.BalanceOverflow && decision.Bound > 0);
+        DecisionDetails why = decision.Details ?? DecisionDetails.None;
+        Vote lowest = new() { Outcome = decision.Outcome, Posting = decision.Posting, Posted = why.Posted, Held = why.Held, Incoming = why.Incoming, Bound = why.Bound };
+        lowest.IsAboutPayee = decision.Outcome is Outcome.ToAccountNotFound or Outcome.ToAccountClosed or Outcome.ToAccountFrozen or Outcome.ExceedsMaxBalance || (decision.Outcome == Outcome.BalanceOverflow && why.Bound > 0);
         for (int other = 0; other < _directory.Count; other++)
         {
             if (other == home.Number || Preparation(other) is not Preparation asked) continue;
@@ -455,7 +456,8 @@ sealed partial class TransferEndpoints
         }
 
         if (!lowest.IsRefusal) return decision;
-        Decision refused = new() { Outcome = lowest.Outcome, Posting = lowest.Posting, Posted = lowest.Posted, Held = lowest.Held, Incoming = lowest.Incoming, Bound = lowest.Bound, LastSequence = decision.LastSequence };
+        Decision refused = new() { Outcome = lowest.Outcome, Posting = lowest.Posting, LastSequence = decision.LastSequence };
+        refused.Details = new DecisionDetails { Posted = lowest.Posted, Held = lowest.Held, Incoming = lowest.Incoming, Bound = lowest.Bound };
         (refused.Currency, refused.Amount) = Minor(postings.Span[lowest.Posting]);
         if (command.Kind == CommandKind.Transfer) refused.Amount = decision.Amount;
         return refused;

@@ -1,5 +1,6 @@
 using System.Net;
 using System.Net.Sockets;
+using Grpc.AspNetCore.Server.Model;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Hosting;
@@ -149,8 +150,16 @@ public sealed class WalletServer : IAsyncDisposable
     }
 
     /// <summary>One node of many: which partitions it has, and when, Orleans says.</summary>
+    /// <summary>
+    /// What reads a journal in PostgreSQL blocks its thread for as long as that takes. The pool adds two threads a second beyond its least number, which is that of the
+    /// processors; while a few such wait, all else would stand still, the answer to a node that asks whether this one lives included.
+    /// </summary>
+    const int NodeThreadsMin = 32;
+
     static async Task<WalletServer> StartNodeAsync(Uri listen, WalletServerOptions options)
     {
+        ThreadPool.GetMinThreads(out int workers, out int completions);
+        ThreadPool.SetMinThreads(Math.Max(workers, NodeThreadsMin), completions);
         ClusterStores cluster = new(await ClusterMap.OpenAsync(options.Cluster!, options.Log), options.Log);
         ViewHost? views = null;
         PartitionLinks? links = null;
@@ -284,6 +293,7 @@ public sealed class WalletServer : IAsyncDisposable
 
         builder.Services.AddSingleton<IConnectionListenerFactory>(http2);
         builder.Services.AddGrpc(grpc => grpc.MaxReceiveMessageSize = Body.SizeBytesMaxOfMany);
+        builder.Services.AddSingleton<IServiceMethodProvider<GrpcEndpoints>, GrpcEndpoints.PackedStreamProvider>();
         builder.Services.AddRoutingCore();
         builder.Services.AddSingleton<IHostLifetime>(services => new SignalLifetime(services.GetRequiredService<IHostApplicationLifetime>(), leaving, node is null ? TimeSpan.Zero : LeaveDelay));
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(30));
@@ -331,7 +341,7 @@ public sealed class WalletServer : IAsyncDisposable
 
         RouteGroupBuilder partitions = app.MapGroup("").WithMetadata(new NeedsPartitions());
         transfers.Map(partitions);
-        partitions.MapGrpcService<GrpcEndpoints>();
+        partitions.MapGrpcService<GrpcEndpoints>().Add(GrpcEndpoints.PackedStreamProvider.First);
         accounts.Map(partitions, app);
         new SearchEndpoints(reads).Map(app);
         currencies.Map(partitions);

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Runtime.InteropServices;
 using Purse.Journal;
 using Purse.Ledger;
 using Purse.Partitions;
@@ -10,20 +9,20 @@ namespace Purse.Views;
 /// Feeds one view from the journals, in order, on a thread that yields to all others: where there is more to write than to look at, the view is behind, and
 /// catches up later. What fails is tried again from where the view says that it is.
 /// </summary>
-public sealed partial class ViewFeeder : ViewSource
+public sealed class ViewFeeder : ViewSource
 {
     /// <summary>Of a view that is far behind, a batch is large: many changes of a balance are then one.</summary>
     const int EventsPerBatch = 262_144;
 
-    /// <summary>More commands than this in a partition's queue: its writer is at its limit.</summary>
-    const int QueuedCommandsOfBusy = 1_024;
+    /// <summary>More events than this become durable in a second: that is more than the view takes, and their writer has no time to give away.</summary>
+    const int EventsPerSecondOfBusy = 100_000;
 
     /// <summary>Beside a writer that is at its limit, for as many times as long as a batch took, nothing is done.</summary>
     const int YieldFactor = 9;
 
     /// <summary>Beside a busy writer a batch is small: no long one is under way when it gets busy.</summary>
     const int EventsPerBatchOfBusy = 16_384;
-    static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500), Moment = TimeSpan.FromMilliseconds(50);
+    static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500), Moment = TimeSpan.FromMilliseconds(500);
 
     readonly Func<IReadOnlyList<Partition>> _fed;
     readonly Action<string> _log;
@@ -39,8 +38,10 @@ public sealed partial class ViewFeeder : ViewSource
     volatile string? _fault;
     volatile bool _isComplete;
 
-    /// <summary>When a writer was last seen at its limit.</summary>
-    long _busyTicks = Stopwatch.GetTimestamp() - Stopwatch.Frequency;
+    // When it was last looked whether the writers are busy, what was durable then, and whether they were.
+    long _lookedTicks;
+    ulong _lookedEvents;
+    bool _isWriterBusy;
 
     /// <param name="partitionsCount">Of the view.</param>
     /// <param name="fed">Those that are here, as they are when it is asked; other processes feed the others.</param>
@@ -74,7 +75,7 @@ public sealed partial class ViewFeeder : ViewSource
 
     void Run()
     {
-        BeNice();
+        Niceness.Set(Niceness.Least);
         while (!_stopping)
         {
             try
@@ -181,13 +182,19 @@ public sealed partial class ViewFeeder : ViewSource
     static bool IsOwned(Partition partition) =>
         partition.SubmitAsync(new ReadRequest<ulong>((State state) => state.LastSequence), TimeSpan.FromSeconds(5)).AsTask().GetAwaiter().GetResult() == RequestStatus.Answered;
 
-    /// <summary>Was at its limit just now: between two blocks its queue may be empty for a moment.</summary>
+    /// <summary>By what became durable since the last look, if that was long enough ago that a slow flush does not look like nothing to do.</summary>
     bool IsWriterBusy
     {
         get
         {
-            if (_partitions.Any(static partition => partition.QueuedCommands > QueuedCommandsOfBusy)) _busyTicks = Stopwatch.GetTimestamp();
-            return Stopwatch.GetElapsedTime(_busyTicks) < Moment;
+            TimeSpan since = Stopwatch.GetElapsedTime(_lookedTicks);
+            if (since < Moment) return _isWriterBusy;
+            ulong events = 0;
+            foreach (Partition partition in _partitions) events += partition.FlushedSequence;
+            // Fewer than before, where a partition went somewhere else.
+            _isWriterBusy = events > _lookedEvents && events - _lookedEvents > since.TotalSeconds * EventsPerSecondOfBusy && _lookedTicks != 0;
+            (_lookedTicks, _lookedEvents) = (Stopwatch.GetTimestamp(), events);
+            return _isWriterBusy;
         }
     }
 
@@ -240,18 +247,6 @@ public sealed partial class ViewFeeder : ViewSource
             _readers[i] = null;
         }
     }
-
-    /// <summary>Of this thread only: it takes what the writer leaves.</summary>
-    static void BeNice()
-    {
-        if (OperatingSystem.IsLinux()) _ = SetPriority(0, GetThreadId(), 19);
-    }
-
-    [LibraryImport("libc", EntryPoint = "setpriority")]
-    private static partial int SetPriority(int which, int who, int priority);
-
-    [LibraryImport("libc", EntryPoint = "gettid")]
-    private static partial int GetThreadId();
 
     public override async ValueTask DisposeAsync()
     {

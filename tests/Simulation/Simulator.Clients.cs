@@ -318,7 +318,7 @@ public sealed partial class Simulator
         if (fate is not null) fate.MayBeRecorded = true;
         _acknowledged.Add(new Acknowledged(asked.Shard.Number, command, decision, client.NotBefore, _step));
         // Every side shows it from now on.
-        foreach (Part part in decision.Parts ?? [new Part(asked.Shard.Number, decision.LastSequence)])
+        foreach (Part part in decision.Details?.Parts ?? [new Part(asked.Shard.Number, decision.LastSequence)])
             _shards[part.Partition].AcknowledgedSequence = Math.Max(_shards[part.Partition].AcknowledgedSequence, part.Sequence);
         return false;
     }

@@ -108,6 +108,11 @@ public sealed partial class Simulator
 
         public Stack<EventBatch> Free { get; } = new(Enumerable.Range(0, options.BlocksInFlightMax).Select(_ => new EventBatch(options.EventsPerBlockMax)));
 
+        /// <summary>Of a snapshot that is being made.</summary>
+        public StateImage? Image { get; set; }
+
+        public ulong AuditedSequence { get; set; } = recovered.AuditedSequence;
+
         public bool IsStopped { get; set; }
     }
 
@@ -543,14 +548,28 @@ public sealed partial class Simulator
         if (writer.Journal.WantsNext) writer.Journal.AllocateNext();
         TendRuns(writer);
         if (!Happens(_options.SnapshotRate * 10)) return;
+        State state = writer.Core.State;
+        if (writer.Image is null && state.Generations.BoundaryAt(state.LastSequence) <= writer.Derived.Covered && state.LastSequence > writer.AuditedSequence) writer.Image = state.BeginImage();
+        // Mostly written later, when much has changed since.
+        if (writer.Image is not StateImage image || _random.Next(2) == 0) return;
         try
         {
-            Partition.SnapshotBeside(writer.Shard.Store, _options.Partitions, writer.Journal, _random.NextInt64(), static _ => { }, writer.Derived, _options.EventsPerGeneration);
+            if (!Partition.TrySnapshot(writer.Shard.Store, writer.Journal, image, writer.AuditedSequence, 0)) return;
+            End(image);
+            Partition.Audit(writer.Shard.Store, _options.Partitions, writer.Journal, writer.AuditedSequence, image.LastSequence, _random.NextInt64(), static _ => { }, _options.EventsPerGeneration, static () => { });
+            writer.AuditedSequence = image.LastSequence;
         }
         catch (IOException e) when (e is not JournalDamagedException)
         {
             // The next one is tried later.
             Trace(writer.Shard, $"no snapshot was made: {e.Message}");
+            End(image);
+        }
+
+        void End(StateImage ended)
+        {
+            ended.Dispose();
+            writer.Image = null;
         }
     }
 
@@ -587,7 +606,7 @@ public sealed partial class Simulator
                 Fill(writer);
             }
 
-            Partition.End(shard.Store, writer.Journal, writer.Core, snapshotSequence: 0, writer.Derived);
+            Partition.End(shard.Store, writer.Journal, writer.Core, snapshotSequence: 0, writer.AuditedSequence, writer.Derived);
             shard.Durable[writer.Journal.LastNumber] = writer.Journal.LastHash;
             shard.EndedEpochs.Add(writer.Journal.Epoch);
             // While it is down its clock is set.

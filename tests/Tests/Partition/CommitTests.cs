@@ -205,7 +205,7 @@ public sealed class CommitTests
         three.Run();
         Assert.Equal(0, three.Cores[0].UndecidedCount);
         Assert.Equal(refuses ? Outcome.ToAccountFrozen : Outcome.Done, stuck.Decisions[0].Outcome);
-        if (!refuses) Assert.Equal([0, 1, 2], stuck.Decisions[0].Parts!.Select(part => part.Partition));
+        if (!refuses) Assert.Equal([0, 1, 2], stuck.Decisions[0].Details!.Parts!.Select(part => part.Partition));
     }
 
     /// <summary>

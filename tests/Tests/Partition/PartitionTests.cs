@@ -212,40 +212,59 @@ public sealed class PartitionTests
         await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
         await WaitAsync(() => disk.Exists(FileJournal.SegmentName(2)) && disk.FlushCount is var count && Quiet(disk, count));
         disk.FlushGate.Reset();
-        // One is being flushed, one waits sealed behind it: what comes now stays in the queue.
+        // One is being flushed: what comes now stays in the queue.
         List<Task<(RequestStatus Status, Decision)>> all = [ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"))];
         await WaitAsync(() => disk.FlushesWaiting == 1);
-        all.Add(ExecuteAsync(partition, TestLedger.Transfer(2, "@world", "alice", "1.00")));
-        await WaitAsync(() => partition.QueuedCommands == 0);
-        all.AddRange(Enumerable.Range(3, 40).Select(i => ExecuteAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00"))));
+        all.AddRange(Enumerable.Range(2, 40).Select(i => ExecuteAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00"))));
         Assert.Equal(10, partition.QueuedCommands);
         disk.FlushGate.Set();
         (RequestStatus Status, Decision)[] answers = await Task.WhenAll(all);
-        Assert.Equal(12, answers.Count(a => a.Status == RequestStatus.Answered));
+        Assert.Equal(11, answers.Count(a => a.Status == RequestStatus.Answered));
         Assert.Equal(30, answers.Count(a => a.Status == RequestStatus.Overloaded));
-        Assert.Equal("12.00", (await BalanceAsync(partition, "alice")).Balance);
+        Assert.Equal("11.00", (await BalanceAsync(partition, "alice")).Balance);
+    }
+
+    /// <summary>Excludes: a block, and a flush, for every command that comes while another flush runs.</summary>
+    [Fact]
+    public async Task Commands_that_come_while_a_flush_runs_are_the_next_block()
+    {
+        FaultyDisk disk = new();
+        await using Partition partition = Start(disk);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        await WaitAsync(() => disk.Exists(FileJournal.SegmentName(2)) && disk.FlushCount is var count && Quiet(disk, count));
+        disk.FlushGate.Reset();
+        Task<(RequestStatus Status, Decision Decision)> first = ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
+        await WaitAsync(() => disk.FlushesWaiting == 1 && partition.QueuedCommands == 0);
+        Task<(RequestStatus Status, Decision Decision)>[] others = [.. Enumerable.Range(2, 40).Select(i => ExecuteAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00")))];
+        await WaitAsync(() => partition.QueuedCommands == 40);
+        disk.FlushGate.Set();
+        Assert.Equal(RequestStatus.Answered, (await first).Status);
+        // A block has one time.
+        Assert.Single((await Task.WhenAll(others)).Select(one => one.Decision.TimeMicros).Distinct());
     }
 
     [Fact]
     public async Task A_deadline_tells_none_from_unknown_and_what_was_begun_goes_on()
     {
         FaultyDisk disk = new();
-        await using Partition partition = Start(disk, Options with { BlocksInFlightMax = 1 });
+        await using Partition partition = Start(disk, Options with { BlocksInFlightMax = 1, EventsPerBlockMax = 1024 });
         await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
         await WaitAsync(() => disk.Exists(FileJournal.SegmentName(2)) && disk.FlushCount is var count && Quiet(disk, count));
         disk.FlushGate.Reset();
         TimeSpan shortly = TimeSpan.FromMilliseconds(200);
-        // The first is being flushed, the second waits sealed behind it; the third stays in the queue.
+        // The first is being flushed, many wait sealed behind it; the last stays in the queue.
         Task<(RequestStatus Status, Decision)> begun = ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"), shortly);
         await WaitAsync(() => disk.FlushesWaiting == 1);
-        Task<(RequestStatus Status, Decision)> behind = ExecuteAsync(partition, TestLedger.Transfer(2, "@world", "alice", "1.00"), shortly);
+        CommandRequest many = new(500) { Count = 500 };
+        for (int i = 0; i < many.Count; i++) many.Commands[i] = TestLedger.Transfer((UInt128)i + 100, "@world", "alice", "1.00");
+        Task<RequestStatus> behind = partition.SubmitAsync(many, shortly).AsTask();
         await WaitAsync(() => partition.QueuedCommands == 0);
         Task<(RequestStatus Status, Decision)> queued = ExecuteAsync(partition, TestLedger.Transfer(3, "@world", "alice", "1.00"), shortly);
         Assert.Equal(RequestStatus.DeadlineUnknown, (await begun).Status);
-        Assert.Equal(RequestStatus.DeadlineUnknown, (await behind).Status);
+        Assert.Equal(RequestStatus.DeadlineUnknown, await behind);
         Assert.Equal(RequestStatus.DeadlineNotStarted, (await queued).Status);
         disk.FlushGate.Set();
-        Assert.Equal((RequestStatus.Answered, "2.00"), await BalanceAsync(partition, "alice"));
+        Assert.Equal((RequestStatus.Answered, "501.00"), await BalanceAsync(partition, "alice"));
         Assert.Equal(Outcome.Duplicate, (await ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"))).Decision.Outcome);
         await DoneAsync(partition, TestLedger.Transfer(3, "@world", "alice", "1.00"));
     }
@@ -275,6 +294,33 @@ public sealed class PartitionTests
         }
 
         Assert.Contains(_log, line => line.Contains("is passed over", StringComparison.Ordinal));
+    }
+
+    /// <summary>Excludes: a state that went wrong in memory and is written down for ever.</summary>
+    [Fact]
+    public async Task A_snapshot_that_is_not_what_the_journal_makes_stops_the_partition_and_is_deleted()
+    {
+        FaultyDisk disk = new();
+        PartitionOptions options = Options with { EventsPerSnapshot = 200 };
+        await using (Partition partition = Start(disk, options))
+        {
+            await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+            for (int i = 1; i <= 250; i++) await DoneAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00"));
+            await WaitAsync(() => partition.AuditedSequence > 0);
+            // As a stray write would, where nothing but a replay sees it.
+            ReadRequest<ulong> spoil = new(state => state.AccountList.Edit(0).OpenedSequence++);
+            Assert.Equal(RequestStatus.Answered, await partition.SubmitAsync(spoil, Patience));
+            for (int i = 1001; partition.Fault is null && i < 100_000; i++) await ExecuteAsync(partition, TestLedger.Transfer((UInt128)i, "@world", "alice", "1.00"));
+            Assert.Contains("is what the journal makes", partition.Fault!.Message, StringComparison.Ordinal);
+            await partition.Ended.WaitAsync(Patience);
+            Assert.DoesNotContain(disk.List("snapshots"), name => string.CompareOrdinal(name, Snapshots.NameOf(spoil.Sequence)) > 0);
+        }
+
+        Assert.Contains(_log, line => line.Contains("stays down", StringComparison.Ordinal));
+        await using Partition recovered = Start(disk, options);
+        (RequestStatus status, string balance) = await BalanceAsync(recovered, "alice");
+        Assert.Equal(RequestStatus.Answered, status);
+        Assert.NotEqual("0.00", balance);
     }
 
     static async Task<byte[]> BytesAsync(Partition partition)

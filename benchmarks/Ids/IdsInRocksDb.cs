@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using RocksDbSharp;
 
-namespace Purse.Load;
+namespace Purse.Ids;
 
 /// <summary>RocksDB as such a thing is mostly kept: the whole key in a table, filters of as many bits as Purse's own, no log, nothing compressed (ids are random).</summary>
 public sealed class IdsInRocksDb : IdsWay

@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using System.Diagnostics;
 
-namespace Purse.Load;
+namespace Purse.Ids;
 
 /// <summary>What remembering ids for ever costs in one way.</summary>
 /// <param name="FirstNanoseconds">Per transfer of the first million: its id is looked up, is not there, and is remembered.</param>

@@ -3,7 +3,7 @@ using Purse.Journal;
 using Purse.Ledger;
 using Purse.Partitions;
 
-namespace Purse.Load;
+namespace Purse.Ids;
 
 /// <summary>Purse's own way: generations in memory, then sorted runs behind filters. What is found is compared with an event in a file, as with a journal's.</summary>
 public sealed class IdsInRuns : IdsWay

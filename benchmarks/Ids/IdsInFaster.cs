@@ -1,7 +1,7 @@
 using System.Runtime.InteropServices;
 using FASTER.core;
 
-namespace Purse.Load;
+namespace Purse.Ids;
 
 /// <summary>FASTER's key-value store: a hash index in memory, of 8 bytes an id, over a log whose end is in memory.</summary>
 public sealed class IdsInFaster : IdsWay
