@@ -39,8 +39,8 @@ static void DrawGrowth(string folder, string[] files)
     JsonElement[] runs = [.. files.Select(Read)];
     (string File, string Title, string Member, double Unit)[] charts =
     [
-        ("growth-rate.svg", "Durable transfers a second, through the client", "transfers_per_second", 1e3),
-        ("growth-memory.svg", "Memory of the server, MB", "server_rss_bytes", 1e6),
+        ("growth-rate.png", "Durable transfers a second, through the client", "transfers_per_second", 1e3),
+        ("growth-memory.png", "Memory of the server, MB", "server_rss_bytes", 1e6),
     ];
     foreach ((string file, string title, string member, double unit) in charts)
     {
@@ -63,7 +63,7 @@ static void DrawGrowth(string folder, string[] files)
         plot.YLabel(unit == 1e3 ? "thousand a second" : "MB");
         plot.Title(title);
         plot.ShowLegend(Alignment.LowerRight);
-        plot.SaveSvg(Path.Combine(folder, file), WidthPixels, HeightPixels);
+        plot.SavePng(Path.Combine(folder, file), WidthPixels, HeightPixels);
     }
 }
 
@@ -108,5 +108,5 @@ static void DrawShapes(string folder, string[] files)
     plot.YLabel("transfers a second, logarithmic");
     plot.Title("Who pays: all accounts alike, by Zipf's law, or one account everything");
     plot.ShowLegend(Alignment.UpperRight);
-    plot.SaveSvg(Path.Combine(folder, "hot-accounts.svg"), WidthPixels, HeightPixels);
+    plot.SavePng(Path.Combine(folder, "hot-accounts.png"), WidthPixels, HeightPixels);
 }

@@ -14,15 +14,15 @@ public sealed class ViewFeeder : ViewSource
     /// <summary>Of a view that is far behind, a batch is large: many changes of a balance are then one.</summary>
     const int EventsPerBatch = 262_144;
 
-    /// <summary>More events than this become durable in a second: that is more than the view takes, and their writer has no time to give away.</summary>
-    const int EventsPerSecondOfBusy = 100_000;
+    /// <summary>More commands than this in a partition's queue: its writer is at its limit.</summary>
+    const int QueuedCommandsOfBusy = 1_024;
 
     /// <summary>Beside a writer that is at its limit, for as many times as long as a batch took, nothing is done.</summary>
     const int YieldFactor = 9;
 
     /// <summary>Beside a busy writer a batch is small: no long one is under way when it gets busy.</summary>
     const int EventsPerBatchOfBusy = 16_384;
-    static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500), Moment = TimeSpan.FromMilliseconds(500);
+    static readonly TimeSpan Idle = TimeSpan.FromMilliseconds(5), AfterFailure = TimeSpan.FromMilliseconds(500), Moment = TimeSpan.FromSeconds(1);
 
     readonly Func<IReadOnlyList<Partition>> _fed;
     readonly Action<string> _log;
@@ -38,10 +38,8 @@ public sealed class ViewFeeder : ViewSource
     volatile string? _fault;
     volatile bool _isComplete;
 
-    // When it was last looked whether the writers are busy, what was durable then, and whether they were.
-    long _lookedTicks;
-    ulong _lookedEvents;
-    bool _isWriterBusy;
+    /// <summary>When a writer was last seen at its limit.</summary>
+    long _busyTicks = Stopwatch.GetTimestamp() - Stopwatch.Frequency;
 
     /// <param name="partitionsCount">Of the view.</param>
     /// <param name="fed">Those that are here, as they are when it is asked; other processes feed the others.</param>
@@ -182,19 +180,13 @@ public sealed class ViewFeeder : ViewSource
     static bool IsOwned(Partition partition) =>
         partition.SubmitAsync(new ReadRequest<ulong>((State state) => state.LastSequence), TimeSpan.FromSeconds(5)).AsTask().GetAwaiter().GetResult() == RequestStatus.Answered;
 
-    /// <summary>By what became durable since the last look, if that was long enough ago that a slow flush does not look like nothing to do.</summary>
+    /// <summary>Was at its limit a moment ago: between two blocks its queue may be empty, and a batch of the view's takes a while, in which nobody looks.</summary>
     bool IsWriterBusy
     {
         get
         {
-            TimeSpan since = Stopwatch.GetElapsedTime(_lookedTicks);
-            if (since < Moment) return _isWriterBusy;
-            ulong events = 0;
-            foreach (Partition partition in _partitions) events += partition.FlushedSequence;
-            // Fewer than before, where a partition went somewhere else.
-            _isWriterBusy = events > _lookedEvents && events - _lookedEvents > since.TotalSeconds * EventsPerSecondOfBusy && _lookedTicks != 0;
-            (_lookedTicks, _lookedEvents) = (Stopwatch.GetTimestamp(), events);
-            return _isWriterBusy;
+            if (_partitions.Any(static partition => partition.QueuedCommands > QueuedCommandsOfBusy)) _busyTicks = Stopwatch.GetTimestamp();
+            return Stopwatch.GetElapsedTime(_busyTicks) < Moment;
         }
     }
 
