@@ -26,9 +26,12 @@ public sealed partial class Partition
         serving.Snapshotting = Beside(serving, () => Snapshot(serving, image), e =>
         {
             _log($"Partition {Number}: no snapshot was made: {e.Message}");
-            serving.NextSnapshotTicks = Environment.TickCount64 + 1000;
+            serving.NextSnapshotTicks = Environment.TickCount64 + SnapshotRetryMilliseconds;
         });
     }
+
+    /// <summary>A full disk is not filled up again and again by half a snapshot, nor the log by why.</summary>
+    const int SnapshotRetryMilliseconds = 60_000;
 
     void Snapshot(Serving serving, StateImage image)
     {
