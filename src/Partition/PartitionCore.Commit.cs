@@ -178,8 +178,7 @@ public sealed partial class PartitionCore
     /// <summary>What is due of commits across partitions; false where the block is full first.</summary>
     bool TryCommit(long nowMicros, bool hasRoom, bool hasReserve)
     {
-        // A clock that was set back must not keep anybody waiting.
-        bool isSetBack = nowMicros < _lastNowMicros;
+        if (nowMicros < _lastNowMicros) SetBack(nowMicros);
         _lastNowMicros = nowMicros;
         while (_inbox.TryPeek(out Message message))
         {
@@ -191,17 +190,22 @@ public sealed partial class PartitionCore
         for (int count = _retries.Count; count > 0; count--)
         {
             if (!_batch!.HasRoom) return false;
-            (CommandRequest request, int index) = _retries.Dequeue();
-            if (!request.TryResume()) continue;
-            request.UndecidedCount--;
-            Execute(request, index, hasRoom, hasReserve);
-            End(request, State.LastSequence);
+            // It stays where it is found until it stands somewhere else: its ids may have to be looked for again, and that may fail.
+            (CommandRequest request, int index) = _retries.Peek();
+            if (request.TryResume())
+            {
+                Execute(request, index, hasRoom, hasReserve);
+                request.UndecidedCount--;
+                End(request, State.LastSequence);
+            }
+
+            _retries.Dequeue();
         }
 
         if (hasReserve && !TryEndRefused()) return false;
 
         // Each once; what it is said again it is due for later.
-        for (int count = _resends.Count; count > 0 && _resends.TryPeek(out ulong head, out long dueMicros) && (isSetBack || dueMicros <= nowMicros); count--)
+        for (int count = _resends.Count; count > 0 && _resends.TryPeek(out ulong head, out long dueMicros) && dueMicros <= nowMicros; count--)
         {
             _resends.Dequeue();
             if (!_rounds.TryGetValue(head, out Round? round) || Injected.Is(PartitionDefect.NothingSaidAgain)) continue;
@@ -229,6 +233,14 @@ public sealed partial class PartitionCore
         }
 
         return true;
+    }
+
+    /// <summary>A clock that was set back keeps nobody waiting until it is where it was.</summary>
+    void SetBack(long nowMicros)
+    {
+        ulong[] heads = [.. _resends.UnorderedItems.Select(static one => one.Element)];
+        _resends.Clear();
+        foreach (ulong head in heads) _resends.Enqueue(head, nowMicros);
     }
 
     bool IsAnyResendDue(long nowMicros) => _resends.TryPeek(out _, out long dueMicros) && (dueMicros <= nowMicros || nowMicros < _lastNowMicros);

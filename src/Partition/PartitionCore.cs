@@ -88,9 +88,9 @@ public sealed partial class PartitionCore
         while (mayDecide && batch.HasRoom && queue.TryPeek(out Request request))
         {
             if (request is CommandRequest commands && !TryExecute(commands, hasRoom && hasReserve, hasReserve)) break;
-            queue.Remove(request);
             if (request is ReadRequest read) Add(read);
             if (request is AbortRequest abort) Abort(abort, hasReserve);
+            queue.Remove(request);
         }
 
         if (Injected.Is(PartitionDefect.ExpiryAfterCommands)) _machine.TryExpireDue(batch);

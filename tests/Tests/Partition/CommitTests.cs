@@ -89,6 +89,53 @@ public sealed class CommitTests
         Assert.False(first.IsEnded);
     }
 
+    /// <summary>Excludes: a file of old ids fails just when a command is taken up again, and its caller hears nothing of it.</summary>
+    [Fact]
+    public void Who_is_taken_up_again_is_answered_where_its_ids_cannot_be_looked_for()
+    {
+        bool isFailing = false;
+        PartitionCore core = new(new StateMachine(new State(1, 0, 2)), 0, search: _ =>
+        {
+            if (isFailing) throw new IOException("no such run");
+        });
+        Ask(TestLedger.Change(CommandKind.OpenAccount, In(0)));
+        Ask(TestLedger.Transfer(1, "@world", In(0), "10.00"));
+        Command command = TestLedger.Transfer(2, In(0), In(1), "1.00");
+        Ask(command);
+        CommandRequest blocked = Ask(command);
+        core.Fill(_batch, _nowMicros += 1000, _queue, hasRoom: true, hasReserve: true);
+        core.Flushed(core.AppendedSequence);
+        ulong head = Assert.Single(core.Outgoing).Attempt;
+        Assert.False(blocked.IsEnded);
+
+        core.Receive(new Message { Kind = MessageKind.Vote, From = 1, To = 0, Attempt = head, Vote = new Vote { Outcome = Outcome.ToAccountNotFound, IsAboutPayee = true } });
+        isFailing = true;
+        Assert.Throws<IOException>(() => core.Fill(_batch, _nowMicros += 1000, _queue, hasRoom: true, hasReserve: true));
+        core.Abandon();
+        Assert.True(blocked.IsEnded);
+    }
+
+    /// <summary>Excludes: a clock that was set back by an hour, and commits of which nobody speaks for an hour.</summary>
+    [Fact]
+    public void A_clock_that_is_set_back_keeps_no_commit_waiting()
+    {
+        _nowMicros = 10_000_000_000;
+        Ask(TestLedger.Change(CommandKind.OpenAccount, In(0)));
+        Ask(TestLedger.Transfer(1, "@world", In(0), "10.00"));
+        for (int i = 2; i < 7; i++) Ask(TestLedger.Transfer((UInt128)i, In(0), In(1), "1.00"));
+        HashSet<ulong> asked = [.. Flush(Fill()).Select(message => message.Attempt)];
+        Assert.Equal(5, asked.Count);
+        _nowMicros -= 3_600_000_000;
+        HashSet<ulong> again = [];
+        for (int i = 0; i < 40; i++)
+        {
+            _nowMicros += 50_000;
+            again.UnionWith(Flush(Fill()).Select(message => message.Attempt));
+        }
+
+        Assert.Equal(asked, again);
+    }
+
     static string Among(int partition) => Enumerable.Range(0, 100).Select(i => $"a{i}").First(name => AccountName.Parse(name).PartitionOf(3) == partition);
 
     /// <summary>Three partitions that speak to each other at once.</summary>
