@@ -31,6 +31,9 @@ sealed class PackedResponse(byte[]? rented = null) : IDisposable
 
     public string Problem { get; set; } = "";
 
+    /// <summary>Of the server's, what it takes of its stream's room; not sent.</summary>
+    public int Room { get; init; }
+
     public void Dispose() => PackedStream.Return(ref _rented);
 }
 

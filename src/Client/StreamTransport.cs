@@ -59,7 +59,7 @@ sealed class StreamTransport(CallInvoker invoker) : Transport
             // It ended before its reader could see this one.
             if (connection.Fault is { } fault && connection.Pending.TryRemove(batch, out _)) pending.TrySetException(fault);
         }
-        catch (Exception e) when (e is RpcException or IOException or InvalidOperationException or ObjectDisposedException)
+        catch (Exception e) when (e is RpcException or IOException or HttpRequestException or InvalidOperationException or ObjectDisposedException)
         {
             _connection?.Pending.TryRemove(_lastBatch, out _);
             Drop(e);
@@ -77,7 +77,7 @@ sealed class StreamTransport(CallInvoker invoker) : Transport
             // A little more than the server has: its own word is better than none.
             await pending.Task.WaitAsync(timeout + TimeSpan.FromSeconds(1), cancellation);
         }
-        catch (Exception e) when (e is TimeoutException or RpcException or IOException or InvalidDataException or ObjectDisposedException)
+        catch (Exception e) when (e is TimeoutException or RpcException or IOException or HttpRequestException or InvalidDataException or ObjectDisposedException)
         {
             throw new TransportException(e.Message, e);
         }
@@ -108,7 +108,7 @@ sealed class StreamTransport(CallInvoker invoker) : Transport
 
             fault = new IOException("The server ended the stream.");
         }
-        catch (Exception e) when (e is RpcException or IOException or ObjectDisposedException)
+        catch (Exception e) when (e is RpcException or IOException or HttpRequestException or ObjectDisposedException)
         {
             fault = e;
         }

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Runtime.ExceptionServices;
 using System.Text.Json;
 using System.Threading.Channels;
 using Grpc.AspNetCore.Server.Model;
@@ -16,7 +17,7 @@ namespace Purse.Server;
 /// <summary>The same transfers by gRPC: in plain protobuf by the endpoint that JSON has, and packed, many batches at once on one stream.</summary>
 sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints transfers, AccountEndpoints accounts, bool isDurable, Action<string> log, CancellationToken stopping) : Wallet.WalletBase
 {
-    /// <summary>Of one stream, so that who sends without listening takes no more memory than this.</summary>
+    /// <summary>Of one stream, until their results are written to it: who sends without listening is not read from any more.</summary>
     const int TransfersUnderWayMax = 131_072;
 
     public override async Task<TransferResult> Transfer(TransferRequest request, ServerCallContext context)
@@ -75,7 +76,7 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
                 {
                     json.WriteRawValue(one.MetadataJson);
                 }
-                catch (JsonException e)
+                catch (Exception e) when (e is JsonException or ArgumentException)
                 {
                     throw new RpcException(new Grpc.Core.Status(StatusCode.InvalidArgument, $"malformed_request: the metadata_json of transaction {one.TransactionId} is not JSON: {e.Message}"));
                 }
@@ -121,26 +122,22 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
     {
         Channel<PackedResponse> answers = Channel.CreateUnbounded<PackedResponse>(new UnboundedChannelOptions { SingleReader = true });
         Room room = new(TransfersUnderWayMax);
+        using CancellationTokenSource ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, stopping);
         // One write at a time is what a stream takes.
-        Task writing = Task.Run(async () =>
-        {
-            await foreach (PackedResponse answer in answers.Reader.ReadAllAsync())
-            {
-                using (answer) await responses.WriteAsync(answer, context.CancellationToken);
-            }
-        });
+        Task writing = Task.Run(WriteAsync);
         int underWay = 1;
         try
         {
-            using CancellationTokenSource ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, stopping);
             while (await requests.MoveNext(ending.Token))
             {
                 PackedRequest message = requests.Current;
                 int count = message.Transfers.Length / PackedTransfer.SizeBytes;
                 if (ProblemOf(message, count) is string problem)
                 {
-                    answers.Writer.TryWrite(new PackedResponse { Batch = message.Batch, Problem = problem });
+                    PackedResponse refusal = new() { Batch = message.Batch, Problem = problem, Room = 1 };
                     message.Dispose();
+                    await room.EnterAsync(refusal.Room);
+                    answers.Writer.TryWrite(refusal);
                     continue;
                 }
 
@@ -160,10 +157,35 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
 
         await writing;
 
+        async Task WriteAsync()
+        {
+            Exception? failure = null;
+            await foreach (PackedResponse answer in answers.Reader.ReadAllAsync())
+            {
+                using (answer)
+                {
+                    try
+                    {
+                        if (failure is null) await responses.WriteAsync(answer, context.CancellationToken);
+                    }
+                    catch (Exception e)
+                    {
+                        // Nobody listens: nothing more is read. What is under way ends, and is told to nobody.
+                        failure = e;
+                        await ending.CancelAsync();
+                    }
+                }
+
+                room.Exit(answer.Room);
+            }
+
+            if (failure is not null) ExceptionDispatchInfo.Throw(failure);
+        }
+
         async Task AnswerAsync(PackedRequest message, int count)
         {
             byte[] results = ArrayPool<byte>.Shared.Rent(count * PackedResult.SizeBytes);
-            PackedResponse answer = new(results) { Batch = message.Batch };
+            PackedResponse answer = new(results) { Batch = message.Batch, Room = count };
             try
             {
                 Memory<byte> records = results.AsMemory(0, count * PackedResult.SizeBytes);
@@ -180,7 +202,6 @@ sealed class GrpcEndpoints(PartitionDirectory directory, TransferEndpoints trans
 
             message.Dispose();
             answers.Writer.TryWrite(answer);
-            room.Exit(count);
             Leave();
         }
 

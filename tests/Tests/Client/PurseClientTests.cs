@@ -244,6 +244,68 @@ public sealed class PurseClientTests
         Assert.Equal(0, BinaryPrimitives.ReadUInt16LittleEndian((await SendAsync(names, good)).Results.Span));
     }
 
+    /// <summary>Excludes: bytes that are no message of wallet.proto, and end more than their own stream, or are taken for a batch.</summary>
+    [Fact]
+    public async Task Bytes_that_are_no_message_end_their_stream_with_a_clear_status()
+    {
+        await using TestServer server = await StartAsync();
+        using GrpcChannel channel = GrpcChannel.ForAddress(server.Address);
+        Marshaller<byte[]> bare = Marshallers.Create<byte[]>(static bytes => bytes, static bytes => bytes);
+        Method<byte[], byte[]> method = new(MethodType.DuplexStreaming, "purse.v1.Wallet", "Stream", bare, bare);
+        byte[][] hostile =
+        [
+            // A length that goes past the end, a field that does, a number without an end, groups, and a tag alone.
+            [0x1a, 0x7f, 1], [0x22, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], [0x09, 1, 2], [0x08, .. Enumerable.Repeat((byte)0xff, 11)], [0x0b], [0x08],
+        ];
+        foreach (byte[] message in hostile)
+        {
+            using AsyncDuplexStreamingCall<byte[], byte[]> call = channel.CreateCallInvoker().AsyncDuplexStreamingCall(method, null, default);
+            await call.RequestStream.WriteAsync(message);
+            RpcException refused = await Assert.ThrowsAsync<RpcException>(async () =>
+            {
+                while (await call.ResponseStream.MoveNext(CancellationToken.None)) Assert.Fail("that was no batch, and was answered");
+            });
+            Assert.Equal(StatusCode.InvalidArgument, refused.StatusCode);
+            Assert.Contains("malformed_request", refused.Status.Detail, StringComparison.Ordinal);
+        }
+
+        // What nobody asks for is passed over: a later version may say more.
+        using AsyncDuplexStreamingCall<byte[], byte[]> later = channel.CreateCallInvoker().AsyncDuplexStreamingCall(method, null, default);
+        await later.RequestStream.WriteAsync([0x08, 7, 0x79, 1, 2, 3, 4, 5, 6, 7, 8, 0x7d, 1, 2, 3, 4, 0x7a, 1, 0]);
+        Assert.True(await later.ResponseStream.MoveNext(CancellationToken.None));
+        PackedResults answer = PackedResults.Parser.ParseFrom(later.ResponseStream.Current);
+        Assert.Equal(7ul, answer.Batch);
+        Assert.Contains("1 to 10000", answer.Problem, StringComparison.Ordinal);
+    }
+
+    /// <summary>Excludes: a caller that sends without end, listens to nothing, and has its results take all of the server's memory.</summary>
+    [Fact]
+    public async Task Who_sends_without_listening_is_not_read_from_any_more()
+    {
+        await using TestServer server = await StartAsync();
+        using GrpcChannel channel = GrpcChannel.ForAddress(server.Address);
+        using AsyncDuplexStreamingCall<PackedTransfers, PackedResults> call = new Wallet.WalletClient(channel).Stream();
+        const int Transfers = 10_000, BatchesMax = 200;
+        PackedTransfers batch = new() { Names = ByteString.Empty, Transfers = ByteString.CopyFrom(new byte[Transfers * 56]) };
+        int sent = 0;
+        Task writing = Task.CompletedTask;
+        for (; sent < BatchesMax; sent++)
+        {
+            writing = call.RequestStream.WriteAsync(batch);
+            if (await Task.WhenAny(writing, Task.Delay(TimeSpan.FromSeconds(3))) != writing) break;
+        }
+
+        Assert.InRange(sent, 1, BatchesMax - 1);
+        // Once somebody listens, it goes on.
+        for (int read = 0; read <= sent; read++)
+        {
+            Assert.True(await call.ResponseStream.MoveNext(CancellationToken.None));
+            Assert.Equal(Transfers * 40, call.ResponseStream.Current.Results.Length);
+        }
+
+        await writing;
+    }
+
     [Fact]
     public async Task Plain_calls_say_in_words_what_is_wrong()
     {
