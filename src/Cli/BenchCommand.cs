@@ -16,7 +16,11 @@ namespace Purse.Cli;
 static partial class BenchCommand
 {
     /// <param name="Transfers">Null for as many as suit the mode; so are batch and clients.</param>
-    sealed record Asked(string Mode, long? Transfers, int? Batch, int? Clients, int Connections, int Partitions, string Journal, int Stores, Uri? Server, bool AsJson, LoadShape Shape);
+    sealed record Asked(string Mode, long? Transfers, int? Batch, int? Clients, int Connections, int Partitions, string Journal, int Stores, Uri? Server, ulong SnapshotEvery, bool AsJson, LoadShape Shape)
+    {
+        public Task<ServerProcess> StartServerAsync(string folder) => ServerProcess.StartAsync(folder, Partitions, "--snapshot-every", $"{SnapshotEvery}");
+    }
+
 
     public static Command Create()
     {
@@ -42,10 +46,11 @@ static partial class BenchCommand
         journal.AcceptOnlyFromAmong("file", "postgres");
         Option<int> stores = new("--stores") { Description = "Over how many PostgreSQL servers the partitions are spread.", DefaultValueFactory = _ => 1 };
         Option<string?> server = new("--server") { Description = "A server that runs already, by grpc or http; it opens accounts of its own there. Without it, it starts one." };
+        Option<ulong> snapshotEvery = ServeCommand.SnapshotOption();
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("bench", "Measure durable transfers a second.") { mode, transfers, accounts, batch, clients, connections, hot, hold, zipf, ids, partitions, cross, journal, stores, server, json };
+        Command command = new("bench", "Measure durable transfers a second.") { mode, transfers, accounts, batch, clients, connections, hot, hold, zipf, ids, partitions, cross, journal, stores, server, snapshotEvery, json };
         command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(new Asked(
-            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(connections), parsed.GetValue(partitions), parsed.GetValue(journal)!, parsed.GetValue(stores), ToUri(parsed.GetValue(server)), parsed.GetValue(json),
+            parsed.GetValue(mode)!, parsed.GetValue(transfers), parsed.GetValue(batch), parsed.GetValue(clients), parsed.GetValue(connections), parsed.GetValue(partitions), parsed.GetValue(journal)!, parsed.GetValue(stores), ToUri(parsed.GetValue(server)), parsed.GetValue(snapshotEvery), parsed.GetValue(json),
             new LoadShape
             {
                 Accounts = parsed.GetValue(accounts),
@@ -174,7 +179,7 @@ static partial class BenchCommand
         (int batch, int clients) = (asked.Batch ?? 8_000, asked.Clients ?? 4);
         if (batch > 10_000) throw new StartException($"--batch is {batch}; it must be 1 to 10000.");
         long transfers = asked.Transfers ?? (batch == 1 ? 200_000 : 10_000_000);
-        using ServerProcess? own = asked.Server is null ? await ServerProcess.StartAsync(folder, asked.Partitions) : null;
+        using ServerProcess? own = asked.Server is null ? await asked.StartServerAsync(folder) : null;
         await using GrpcLoad load = await GrpcLoad.StartAsync(asked.Server ?? own!.Address, asked.Connections, clients, batch, PurseProtocol.Grpc, asked.Shape);
         await load.RunAsync("", Math.Max(transfers / 20, 1), batch, clients, new LoadProgress());
         return await MeasureAsync(transfers, own, load.DescribeAsync, (progress) => load.RunAsync("grpc", transfers, batch, clients, progress), load.IsBalancedAsync);
@@ -184,7 +189,7 @@ static partial class BenchCommand
     {
         (int batch, int connections) = (asked.Batch ?? 1, asked.Clients ?? 64);
         long transfers = asked.Transfers ?? (batch == 1 ? 200_000 : 2_000_000);
-        using ServerProcess? own = asked.Server is null ? await ServerProcess.StartAsync(folder, asked.Partitions) : null;
+        using ServerProcess? own = asked.Server is null ? await asked.StartServerAsync(folder) : null;
         Uri server = asked.Server ?? own!.Address;
         await using PurseClient client = new(server);
         string[] accounts = [.. Enumerable.Range(0, asked.Shape.Accounts).Select(i => $"h{DateTimeOffset.UtcNow:yyyyMMddHHmmss}-{i}")];

@@ -355,7 +355,7 @@ static class JournalCommands
     }
 
     static bool IsSameState(Snapshots snapshots, string name, SnapshotHeader header, State state) =>
-        Snapshots.HashOf(hashed => snapshots.Read(name, header, written => written.CopyTo(hashed))) == Snapshots.HashOf(state.Write);
+        snapshots.HashOf(hashed => snapshots.Read(name, header, written => written.CopyTo(hashed))) == snapshots.HashOf(state.Write);
 
     static async Task<int> ExportAsync(Journals journals, string format)
     {

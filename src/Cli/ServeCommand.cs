@@ -29,18 +29,35 @@ static class ServeCommand
         {
             if (!IPEndPoint.TryParse(result.GetValueOrDefault<string>(), out IPEndPoint? _)) result.AddError("--node takes an address such as 10.0.0.5:11111.");
         });
-        Command command = new(Name, "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster, role, node };
+        Option<ulong> snapshotEvery = SnapshotOption();
+        Command command = new(Name, "Serve wallets from a data folder, or those of a cluster.") { data, listen, partitions, cluster, role, node, snapshotEvery };
         command.Validators.Add(result =>
         {
             if (result.GetValue(cluster) is not null && (result.GetResult(data) is { Implicit: false } || result.GetValue(partitions) is not null))
                 result.AddError("--cluster says where everything is: leave out --data and --partitions.");
             if (result.GetValue(cluster) is null && result.GetValue(role) != NodeRole.All) result.AddError("--role is of a cluster's node: say which with --cluster.");
         });
-        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(cluster), parsed.GetValue(listen)!, parsed.GetValue(partitions), parsed.GetValue(role), IPEndPoint.Parse(parsed.GetValue(node)!))));
+        command.SetAction((parsed, _) => Terminal.RunAsync(() => RunAsync(parsed.GetValue(data)!, parsed.GetValue(cluster), parsed.GetValue(listen)!, parsed.GetValue(partitions), parsed.GetValue(role), IPEndPoint.Parse(parsed.GetValue(node)!), parsed.GetValue(snapshotEvery))));
         return command;
     }
 
-    static async Task<int> RunAsync(string data, string? cluster, string listen, int? partitions, NodeRole role, IPEndPoint node)
+    const ulong SnapshotEveryMin = 10_000;
+
+    public static Option<ulong> SnapshotOption()
+    {
+        Option<ulong> option = new("--snapshot-every")
+        {
+            Description = "After how many events of a partition a snapshot is made, from which the next start goes on; with many balances, after more.",
+            DefaultValueFactory = _ => new PartitionOptions().EventsPerSnapshot,
+        };
+        option.Validators.Add(result =>
+        {
+            if (result.GetValueOrDefault<ulong>() < SnapshotEveryMin) result.AddError($"--snapshot-every takes {SnapshotEveryMin} or more.");
+        });
+        return option;
+    }
+
+    static async Task<int> RunAsync(string data, string? cluster, string listen, int? partitions, NodeRole role, IPEndPoint node, ulong snapshotEvery)
     {
         await using WalletServer server = await WalletServer.StartAsync(new WalletServerOptions
         {
@@ -50,6 +67,7 @@ static class ServeCommand
             NodeAddress = node,
             Listen = listen,
             PartitionsCount = partitions,
+            Partition = new PartitionOptions { EventsPerSnapshot = snapshotEvery },
             EndProcess = static () => Environment.Exit(Exit.Failed),
             Log = message => Terminal.Note($"{DateTimeOffset.UtcNow:HH:mm:ss.fff} {message}"),
         });

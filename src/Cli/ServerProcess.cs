@@ -18,8 +18,9 @@ sealed class ServerProcess : IDisposable
     public int Id => _process.Id;
 
     /// <param name="partitions">Of a new data folder; one that exists has its own.</param>
-    public static Task<ServerProcess> StartAsync(string data, int? partitions = null) =>
-        StartAsync(["serve", "--data", data, "--listen", "http://127.0.0.1:0", .. partitions is int count ? (string[])["--partitions", $"{count}"] : []]);
+    /// <param name="others">Other options of <c>purse serve</c>.</param>
+    public static Task<ServerProcess> StartAsync(string data, int? partitions = null, params string[] others) =>
+        StartAsync(["serve", "--data", data, "--listen", "http://127.0.0.1:0", .. partitions is int count ? (string[])["--partitions", $"{count}"] : [], .. others]);
 
     /// <summary>How this program is started: by the runtime's own host, since what hosts this code may be another program, such as a test runner.</summary>
     public static string[] Program { get; } = [Path.GetFileNameWithoutExtension(Environment.ProcessPath) == "dotnet" ? Environment.ProcessPath! : "dotnet", typeof(ServerProcess).Assembly.Location];

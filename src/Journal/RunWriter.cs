@@ -10,8 +10,8 @@ sealed class RunWriter : IDisposable
 {
     const int PieceBytes = 1024 * 1024;
 
-    /// <summary>What was written is made durable as often, so that the journal's own flushes never wait for all of a run.</summary>
-    const long FlushBytes = 16 * 1024 * 1024;
+    /// <summary>What is written beside a journal is made durable as often, so that the journal's own flushes never wait for all of it.</summary>
+    public const long FlushBytes = 4 * 1024 * 1024;
 
     readonly IDisk _disk;
     readonly string _temporary;
@@ -29,6 +29,7 @@ sealed class RunWriter : IDisposable
     int _pageEntries;
     int _pages;
     long _entries;
+    bool _isFinished;
 
     public RunWriter(IDisk disk, string temporary, int entryWords, long entriesCount, bool hasFilter)
     {
@@ -84,6 +85,7 @@ sealed class RunWriter : IDisposable
         WritePiece();
         _file.Flush();
         _disk.Rename(_temporary, name);
+        _isFinished = true;
         _disk.FlushNames(name[..name.LastIndexOf('/')]);
     }
 
@@ -110,5 +112,18 @@ sealed class RunWriter : IDisposable
         _flushed = _written;
     }
 
-    public void Dispose() => _file.Dispose();
+    /// <summary>What was not finished is not left behind: where the disk is full, it may be what fills it.</summary>
+    public void Dispose()
+    {
+        _file.Dispose();
+        if (_isFinished) return;
+        try
+        {
+            _disk.Delete(_temporary);
+        }
+        catch (IOException)
+        {
+            // Whoever opens the runs next deletes it.
+        }
+    }
 }

@@ -29,7 +29,8 @@ public struct SnapshotHeader
 /// Immutable files, each a whole state; an optimisation, all of which can be deleted. A file is complete or does not exist: written under
 /// another name, flushed, renamed. Header, state and the XxHash3-64 of both.
 /// </summary>
-public sealed class Snapshots(IDisk disk, int partition)
+/// <param name="cancellation">Ends whatever goes through a whole state, which may be long.</param>
+public sealed class Snapshots(IDisk disk, int partition, CancellationToken cancellation = default)
 {
     public const string Folder = "snapshots";
 
@@ -59,7 +60,7 @@ public sealed class Snapshots(IDisk disk, int partition)
                     AuditedSequence = audited,
                 };
                 // The length is known at the end, so the checksum is computed over state first, header last.
-                using HashingStream stream = new(file, SnapshotHeader.SizeBytes);
+                using HashingStream stream = new(file, SnapshotHeader.SizeBytes, 0, cancellation);
                 writeState(stream);
                 stream.Flush();
                 header.StateSizeBytes = (ulong)stream.Position;
@@ -74,7 +75,7 @@ public sealed class Snapshots(IDisk disk, int partition)
             disk.Rename(temporary, name);
             disk.FlushNames(Folder);
         }
-        catch (IOException)
+        catch
         {
             try
             {
@@ -93,9 +94,9 @@ public sealed class Snapshots(IDisk disk, int partition)
     }
 
     /// <summary>The XxHash3-64 of a state's written form.</summary>
-    public static ulong HashOf(Action<Stream> writeState)
+    public ulong HashOf(Action<Stream> writeState)
     {
-        using HashingStream stream = new(null, 0);
+        using HashingStream stream = new(null, 0, 0, cancellation);
         writeState(stream);
         stream.Flush();
         return stream.Hash.GetCurrentHashAsUInt64();
@@ -119,7 +120,7 @@ public sealed class Snapshots(IDisk disk, int partition)
         if (file.Read(bytes, 0) < bytes.Length) return false;
         header = MemoryMarshal.Read<SnapshotHeader>(bytes);
         if (header.Magic != SnapshotHeader.MagicNumber || header.Partition != (uint)partition || header.FormatVersion != 0) return false;
-        if (file.Length < SnapshotHeader.SizeBytes + (long)header.StateSizeBytes + 8) return false;
+        if (header.StateSizeBytes > (ulong)file.Length || file.Length < SnapshotHeader.SizeBytes + (long)header.StateSizeBytes + 8) return false;
 
         XxHash3 hash = new();
         byte[] buffer = new byte[1024 * 1024];
@@ -128,6 +129,7 @@ public sealed class Snapshots(IDisk disk, int partition)
         {
             int read = file.Read(buffer.AsSpan(0, (int)Math.Min(buffer.Length, end - offset)), offset);
             if (read == 0) return false;
+            cancellation.ThrowIfCancellationRequested();
             hash.Append(buffer.AsSpan(0, read));
             offset += read;
         }
@@ -141,18 +143,19 @@ public sealed class Snapshots(IDisk disk, int partition)
     public void Read(string name, in SnapshotHeader header, Action<Stream> readState)
     {
         using IDiskFile file = disk.Open(name, writable: false);
-        using HashingStream stream = new(file, SnapshotHeader.SizeBytes, (long)header.StateSizeBytes);
+        using HashingStream stream = new(file, SnapshotHeader.SizeBytes, (long)header.StateSizeBytes, cancellation);
         readState(stream);
     }
 
     /// <summary>Buffers, counts and hashes between a state and its file.</summary>
     /// <param name="file">Null where only the hash is wanted.</param>
-    sealed class HashingStream(IDiskFile? file, long offset, long length = 0) : Stream
+    sealed class HashingStream(IDiskFile? file, long offset, long length, CancellationToken cancellation) : Stream
     {
         readonly byte[] _buffer = new byte[1024 * 1024];
         int _used;
         int _read;
         long _position;
+        long _flushed;
 
         public XxHash3 Hash { get; } = new();
 
@@ -184,16 +187,21 @@ public sealed class Snapshots(IDisk disk, int partition)
 
         public override void Flush()
         {
+            cancellation.ThrowIfCancellationRequested();
             file?.Write(_buffer.AsSpan(0, _used), offset + _position);
             Hash.Append(_buffer.AsSpan(0, _used));
             _position += _used;
             _used = 0;
+            if (file is null || _position - _flushed < RunWriter.FlushBytes) return;
+            file.Flush();
+            _flushed = _position;
         }
 
         public override int Read(Span<byte> target)
         {
             if (_read == _used)
             {
+                cancellation.ThrowIfCancellationRequested();
                 _used = file!.Read(_buffer.AsSpan(0, (int)Math.Min(_buffer.Length, length - _position)), offset + _position);
                 _position += _used;
                 _read = 0;

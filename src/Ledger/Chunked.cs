@@ -71,7 +71,7 @@ public sealed class Chunked<T>
     /// <param name="whileItChanges">Another thread will, and the owner goes on: one such at a time.</param>
     public Image BeginImage(bool whileItChanges)
     {
-        Image image = new(this);
+        Image image = new(this, whileItChanges);
         if (!whileItChanges) return image;
         Check.That(_image is null, "one image of a list is made at a time");
         return _image = image;
@@ -79,27 +79,39 @@ public sealed class Chunked<T>
 
     /// <summary>
     /// The list as it was at one moment. Its owner puts an element aside before it changes it for the first time since, unless it was written down
-    /// already; so an image costs at most what the list does, and only of what is changed meanwhile.
+    /// already: one after the other, so that an image takes the memory of what is changed meanwhile, wherever in the list that is.
     /// </summary>
     public sealed class Image : IDisposable
     {
+        const int AsideBits = 12;
+        const int AsideLength = 1 << AsideBits;
+
         readonly Chunked<T> _list;
         readonly T[][] _chunks;
         readonly int _count;
-        readonly Aside?[] _aside;
+
+        // A bit for each element that was put aside; the owner's own.
+        readonly ulong[] _isAside;
+
+        // Of each chunk, the last one that was put aside of it, counted from 1; 0 for none.
+        readonly int[] _last;
+        Aside[][] _aside = [];
+        int _asideCount;
         int _writtenCount;
 
-        /// <summary>Elements of one chunk as they were, and which.</summary>
-        sealed class Aside
+        /// <summary>An element as it was, where in its chunk, and which was put aside of that chunk before.</summary>
+        struct Aside
         {
-            public readonly T[] Elements = GC.AllocateUninitializedArray<T>(ChunkLength);
-            public readonly ulong[] Which = new ulong[ChunkLength / 64];
+            public int At;
+            public int Before;
+            public T Element;
         }
 
-        internal Image(Chunked<T> list)
+        internal Image(Chunked<T> list, bool whileItChanges)
         {
             (_list, _chunks, _count) = (list, list._chunks, list._count);
-            _aside = new Aside?[(_count + ChunkLength - 1) >> ChunkBits];
+            _isAside = whileItChanges ? new ulong[(_count + 63) / 64] : [];
+            _last = new int[(_count + ChunkLength - 1) >> ChunkBits];
         }
 
         public int Count => _count;
@@ -108,15 +120,17 @@ public sealed class Chunked<T>
         internal void Keep(int index, T[] chunk)
         {
             if (index >= _count || index < Volatile.Read(ref _writtenCount) || Injected.Is(LedgerDefect.ImageNotKept)) return;
-            Aside? aside = _aside[index >> ChunkBits];
-            if (aside is null) Volatile.Write(ref _aside[index >> ChunkBits], aside = new Aside());
-            int at = index & (ChunkLength - 1);
-            ref ulong which = ref aside.Which[at / 64];
-            ulong bit = 1UL << (at & 63);
-            if ((which & bit) != 0) return;
-            aside.Elements[at] = chunk[at];
+            ref ulong isAside = ref _isAside[index / 64];
+            ulong bit = 1UL << (index & 63);
+            if ((isAside & bit) != 0) return;
+            isAside |= bit;
+            if (_asideCount == _aside.Length << AsideBits) _aside = [.. _aside, GC.AllocateUninitializedArray<Aside>(AsideLength)];
+            ref Aside aside = ref _aside[_asideCount >> AsideBits][_asideCount & (AsideLength - 1)];
+            _asideCount++;
+            ref int last = ref _last[index >> ChunkBits];
+            (aside.At, aside.Before, aside.Element) = (index & (ChunkLength - 1), last, chunk[index & (ChunkLength - 1)]);
             // A full barrier: whoever sees the change sees the old element, too.
-            Interlocked.Or(ref which, bit);
+            Interlocked.Exchange(ref last, _asideCount);
         }
 
         public void Write(Stream stream)
@@ -128,22 +142,17 @@ public sealed class Chunked<T>
                 _chunks[at >> ChunkBits].AsSpan(0, length).CopyTo(elements);
                 // What changed before or under the copy was put aside before it changed, and so is seen from here.
                 Interlocked.MemoryBarrier();
-                if (Volatile.Read(ref _aside[at >> ChunkBits]) is Aside aside) Restore(elements.AsSpan(0, length), aside);
-                Volatile.Write(ref _writtenCount, at + length);
-                _aside[at >> ChunkBits] = null;
-                stream.Write(MemoryMarshal.AsBytes(elements.AsSpan(0, length)));
-            }
-        }
-
-        static void Restore(Span<T> elements, Aside aside)
-        {
-            for (int i = 0; i < aside.Which.Length; i++)
-            {
-                for (ulong left = Volatile.Read(ref aside.Which[i]); left != 0; left &= left - 1)
+                int last = Volatile.Read(ref _last[at >> ChunkBits]);
+                Aside[][] asides = Volatile.Read(ref _aside);
+                while (last > 0)
                 {
-                    int at = i * 64 + System.Numerics.BitOperations.TrailingZeroCount(left);
-                    elements[at] = aside.Elements[at];
+                    ref readonly Aside aside = ref asides[(last - 1) >> AsideBits][(last - 1) & (AsideLength - 1)];
+                    elements[aside.At] = aside.Element;
+                    last = aside.Before;
                 }
+
+                Volatile.Write(ref _writtenCount, at + length);
+                stream.Write(MemoryMarshal.AsBytes(elements.AsSpan(0, length)));
             }
         }
 

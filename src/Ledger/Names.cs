@@ -56,7 +56,7 @@ public sealed class Names(long seed)
         _offsets.Add() = _end;
         _end += (uint)name.Length + 1;
 
-        if (_offsets.Count * 2 > _slots.Length) Rehash(_slots.Length * 2);
+        if (_offsets.Count > _slots.Length / 4 * 3) Rehash(_slots.Length * 2);
         else Insert(_slots, Hash(name), (uint)_offsets.Count);
         return (uint)_offsets.Count;
     }

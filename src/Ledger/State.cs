@@ -210,6 +210,8 @@ public sealed class State(long tableSeed, int partition = 0, int partitionsCount
 
     public int Decimals(uint currency) => currency < Iso4217.RegisteredFirst ? Iso4217.Decimals(currency) : (int)Currencies[currency].Decimals;
 
+    public CurrencyCode CodeOf(uint currency) => currency < Iso4217.RegisteredFirst ? Iso4217.Code(currency) : Currencies[currency].Code;
+
     public string CurrencyCode(uint currency) => currency < Iso4217.RegisteredFirst ? Iso4217.Text(currency) : Currencies[currency].Code.ToString();
 
     /// <summary>False also for a number that a command in the making gives to a name not spoken of before.</summary>

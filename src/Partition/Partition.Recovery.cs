@@ -55,6 +55,8 @@ public sealed partial class Partition
         StateMachine machine = new(new State(tableSeed, store.Partition, partitionsCount, eventsPerGeneration));
         Snapshots snapshots = new(store.Files, store.Partition);
         SnapshotHeader used = default;
+        ulong audited = 0;
+        bool isFull = false;
         List<JournalFloor> floors = known is { Number: > 0 } floor ? [floor] : [];
         foreach (string name in snapshots.List().Reverse())
         {
@@ -66,7 +68,9 @@ public sealed partial class Partition
             }
 
             // Every snapshot was made of what was durable: the journal must still have it.
-            if (snapshots.TryReadHeader(name, out SnapshotHeader header)) floors.Add(new JournalFloor(header.BlockNumber, header.Sequence, header.BlockHash, name));
+            if (!TryReadHeader(snapshots, name, log, out SnapshotHeader header)) continue;
+            floors.Add(new JournalFloor(header.BlockNumber, header.Sequence, header.BlockHash, name));
+            audited = Math.Max(audited, header.AuditedSequence);
         }
 
         ulong snapshotNumber = used.BlockNumber > 0 && Injected.Is(PartitionDefect.SnapshotOneBlockLate) ? used.BlockNumber + 1 : used.BlockNumber;
@@ -74,13 +78,35 @@ public sealed partial class Partition
         {
             if (block.Header.Number <= snapshotNumber) return;
             Apply(block, machine);
-            // A long way is no more memory than a short one.
-            derived.WriteDue(machine.State.Generations, block.Header.DurableSequence);
+            if (isFull) return;
+            try
+            {
+                // A long way is no more memory than a short one.
+                derived.WriteDue(machine.State.Generations, block.Header.DurableSequence);
+            }
+            catch (DiskFullException e)
+            {
+                log($"Partition {store.Partition}: no run can be written, what it would have stays in memory: {e.Message}");
+                isFull = true;
+            }
+
             machine.State.Generations.Forget(derived.Covered);
         }, used.BlockNumber > 0 ? new JournalFloor(used.BlockNumber, used.Sequence, used.BlockHash, "the snapshot in use") : null);
-        // One that is needed for an audit is not deleted before that is done.
-        bool isAudited = used.AuditedSequence != 0 && !snapshots.List().Contains(Snapshots.NameOf(used.AuditedSequence));
-        return new Recovered(journal, machine, used.Sequence, isAudited ? used.Sequence : used.AuditedSequence, derived);
+        return new Recovered(journal, machine, used.Sequence, audited >= used.Sequence ? used.Sequence : used.AuditedSequence, derived);
+    }
+
+    static bool TryReadHeader(Snapshots snapshots, string name, Action<string> log, out SnapshotHeader header)
+    {
+        try
+        {
+            return snapshots.TryReadHeader(name, out header);
+        }
+        catch (IOException e)
+        {
+            log($"Partition {snapshots.Partition}: {name} cannot be read: {e.Message}");
+            header = default;
+            return false;
+        }
     }
 
     /// <summary>Null where it is not whole.</summary>

@@ -68,7 +68,7 @@ public sealed partial class Partition
     {
         // Until it succeeds, what it would have stays in memory.
         _log($"Partition {Number}: no run was written: {e.Message}");
-        (serving.NextRunTicks, serving.MergedRuns) = (Environment.TickCount64 + 1000, null);
+        (serving.NextRunTicks, serving.MergedRuns) = (Environment.TickCount64 + (e is DiskFullException ? FullRetryMilliseconds : 1000), null);
     }
 
     /// <summary>On a thread of its own.</summary>

@@ -13,12 +13,18 @@ public sealed partial class Partition
     void TendSnapshots(Serving serving)
     {
         if (serving.SnapshotSequence > serving.AuditedSequence && serving.AuditingSequence < serving.SnapshotSequence && serving.Auditing is not { IsCompleted: false }) BeginAudit(serving);
-        if (serving.Core.FlushedSequence < serving.SnapshotSequence + _options.EventsPerSnapshot) return;
+        if (serving.Core.FlushedSequence - serving.SnapshotSequence < Math.Max(_options.EventsPerSnapshot, EventsPerBalance * (ulong)serving.Core.State.BalancesCount)) return;
         if (serving.Snapshotting is { IsCompleted: false } || Environment.TickCount64 < serving.NextSnapshotTicks) return;
         // It could not leave out yet what has to be in runs first.
         if (serving.Core.State.Generations.BoundaryAt(serving.Core.AppendedSequence) > serving.Derived.Covered) return;
         BeginSnapshot(serving);
     }
+
+    /// <summary>
+    /// A snapshot has every balance: where these are many it is made seldom, so that what it writes stays in proportion to what the journal does, and what a
+    /// recovery replays to what it reads.
+    /// </summary>
+    const ulong EventsPerBalance = 4;
 
     void BeginSnapshot(Serving serving)
     {
@@ -26,18 +32,18 @@ public sealed partial class Partition
         serving.Snapshotting = Beside(serving, () => Snapshot(serving, image), e =>
         {
             _log($"Partition {Number}: no snapshot was made: {e.Message}");
-            serving.NextSnapshotTicks = Environment.TickCount64 + SnapshotRetryMilliseconds;
+            serving.NextSnapshotTicks = Environment.TickCount64 + FullRetryMilliseconds;
         });
     }
 
-    /// <summary>A full disk is not filled up again and again by half a snapshot, nor the log by why.</summary>
-    const int SnapshotRetryMilliseconds = 60_000;
+    /// <summary>A full disk is not filled up again and again by half a file, nor the log by why.</summary>
+    const int FullRetryMilliseconds = 60_000;
 
     void Snapshot(Serving serving, StateImage image)
     {
         using (image)
         {
-            while (!TrySnapshot(_store, serving.Journal, image, serving.AuditedSequence, serving.AuditingSequence))
+            while (!TrySnapshot(_store, serving.Journal, image, serving.AuditedSequence, serving.AuditingSequence, serving.Ending.Token))
             {
                 // Under load another block says so at once, and otherwise an empty one soon. Who stops makes a snapshot of all.
                 if (serving.Ending.Token.WaitHandle.WaitOne(MarkLookMilliseconds)) return;
@@ -51,13 +57,13 @@ public sealed partial class Partition
     const int MarkLookMilliseconds = 5;
 
     /// <summary>Writes down the image, if the journal can prove already that all of it was durable: a snapshot never speaks of more.</summary>
-    public static bool TrySnapshot(IJournalStore store, JournalWriter journal, StateImage image, ulong audited, ulong auditing)
+    public static bool TrySnapshot(IJournalStore store, JournalWriter journal, StateImage image, ulong audited, ulong auditing, CancellationToken cancellation = default)
     {
         ulong marked = Injected.Is(PartitionDefect.SnapshotTooFar) ? journal.AppendedSequence : journal.MarkedSequence;
         if (marked < image.LastSequence) return false;
         using JournalReader end = journal.ReadAfter(image.LastSequence);
         Check.That(end.LastSequence == image.LastSequence, "a snapshot is made between two blocks");
-        new Snapshots(store.Files, store.Partition).Write(image.LastSequence, end.LastNumber, end.LastHash, image.Write, audited, auditing);
+        new Snapshots(store.Files, store.Partition, cancellation).Write(image.LastSequence, end.LastNumber, end.LastHash, image.Write, audited, auditing);
         return true;
     }
 
@@ -82,7 +88,7 @@ public sealed partial class Partition
             bool isBusy = !_queue.IsEmpty || IsFlushing(serving);
             if (isBusy) serving.Ending.Token.WaitHandle.WaitOne(worked * ((100 - AuditPercent) / AuditPercent));
             started = Stopwatch.GetTimestamp();
-        });
+        }, serving.Ending.Token);
         serving.AuditedSequence = to;
         _queue.Wake();
     }
@@ -94,12 +100,12 @@ public sealed partial class Partition
     /// <param name="from">Where the snapshot before ends; 0 for the beginning, and so it is where that one is not there.</param>
     /// <param name="pause">Called after every block.</param>
     public static void Audit(
-        IJournalStore store, int partitionsCount, JournalWriter journal, ulong from, ulong to, long tableSeed, Action<string> log, ulong eventsPerGeneration, Action pause)
+        IJournalStore store, int partitionsCount, JournalWriter journal, ulong from, ulong to, long tableSeed, Action<string> log, ulong eventsPerGeneration, Action pause, CancellationToken cancellation = default)
     {
-        Snapshots snapshots = new(store.Files, store.Partition);
+        Snapshots snapshots = new(store.Files, store.Partition, cancellation);
         string name = Snapshots.NameOf(to);
         if (!snapshots.TryReadHeader(name, out SnapshotHeader header)) throw new IOException($"{name} is not whole.");
-        ulong hash = Snapshots.HashOf(hashed => snapshots.Read(name, header, written => written.CopyTo(hashed)));
+        ulong hash = snapshots.HashOf(hashed => snapshots.Read(name, header, written => written.CopyTo(hashed)));
         pause();
         StateMachine machine = snapshots.List().Contains(Snapshots.NameOf(from)) && TryReadSnapshot(snapshots, Snapshots.NameOf(from), partitionsCount, tableSeed, log, out _, eventsPerGeneration) is StateMachine read
             ? read
@@ -112,7 +118,7 @@ public sealed partial class Partition
             pause();
         }
 
-        Check.That(machine.State.LastSequence == to && Snapshots.HashOf(machine.State.Write) == hash, $"the state at event {to} is what the journal makes from event {from} on");
+        Check.That(machine.State.LastSequence == to && snapshots.HashOf(machine.State.Write) == hash, $"the state at event {to} is what the journal makes from event {from} on");
     }
 
     /// <summary>Everything is durable and answered: marks it so, and leaves a snapshot for a quick start.</summary>

@@ -16,7 +16,7 @@ public sealed record PartitionOptions
 
     public int BlocksInFlightMax { get; init; } = 8;
 
-    /// <summary>A snapshot is made after this many events, beside the writer.</summary>
+    /// <summary>A snapshot is made after this many events, or more where there are many balances, beside the writer.</summary>
     public ulong EventsPerSnapshot { get; init; } = 8_000_000;
 
     /// <summary>Ids of older events than those of the last so many leave memory.</summary>
@@ -387,9 +387,9 @@ public sealed partial class Partition : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        _queue.Close(RequestStatus.ShuttingDown);
+        // In this order: a recovery that opens the queue looks for the other afterwards.
         _stopping = true;
-        _queue.Wake();
+        _queue.Close(RequestStatus.ShuttingDown);
         await _stopped.Task;
     }
 }

@@ -592,6 +592,10 @@ public sealed class FaultyDiskJournalTests : JournalConformanceTests
             cut.Cut(name, at);
             Assert.False(new Snapshots(cut, 0).TryReadHeader(name, out _));
         }
+
+        // A length that is less than nothing, where it is taken for a signed one.
+        using (IDiskFile file = disk.Open(name, writable: true)) file.Write([0x80], 71);
+        Assert.False(snapshots.TryReadHeader(name, out _));
     }
 
     [Fact]

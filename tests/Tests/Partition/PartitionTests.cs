@@ -323,6 +323,81 @@ public sealed class PartitionTests
         Assert.NotEqual("0.00", balance);
     }
 
+    /// <summary>Excludes: a state that went wrong, and that nobody looks at again because its partition was stopped first.</summary>
+    [Fact]
+    public async Task What_was_wrong_when_a_partition_stopped_is_found_by_its_next_life()
+    {
+        FaultyDisk disk = new();
+        await using (Partition partition = Start(disk))
+        {
+            await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+            await DoneAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"));
+            Assert.Equal(RequestStatus.Answered, await partition.SubmitAsync(new ReadRequest<ulong>(state => state.AccountList.Edit(0).OpenedSequence++), Patience));
+        }
+
+        Assert.Single(disk.List("snapshots"));
+        await using (Partition partition = Start(disk))
+        {
+            await partition.Ended.WaitAsync(Patience);
+            Assert.Contains("is what the journal makes", partition.Fault!.Message, StringComparison.Ordinal);
+        }
+
+        Assert.Empty(disk.List("snapshots"));
+        await using Partition again = Start(disk);
+        Assert.Equal((RequestStatus.Answered, "1.00"), await BalanceAsync(again, "alice"));
+    }
+
+    /// <summary>Excludes: half a snapshot that stays on a full disk, or one that takes the partition down with it.</summary>
+    [Fact]
+    public async Task A_snapshot_that_has_no_room_leaves_nothing_and_the_partition_at_work()
+    {
+        FaultyDisk disk = new();
+        await using (Partition partition = Start(disk, Options with { EventsPerSnapshot = 200 }))
+        {
+            await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+            await WaitAsync(() => disk.Exists(FileJournal.SegmentName(2)));
+            disk.CapacityBytes = disk.UsedBytes + 10;
+            int i = 0;
+            while (!_log.Any(line => line.Contains("no snapshot was made", StringComparison.Ordinal))) await DoneAsync(partition, TestLedger.Transfer((UInt128)(++i), "@world", "alice", "1.00"));
+            for (int more = 0; more < 50; more++) await DoneAsync(partition, TestLedger.Transfer((UInt128)(++i), "@world", "alice", "1.00"));
+            Assert.Empty(disk.List("snapshots"));
+            Assert.Equal((RequestStatus.Answered, $"{i}.00"), await BalanceAsync(partition, "alice"));
+        }
+
+        await using Partition again = Start(disk.Copy());
+        Assert.Equal(RequestStatus.Answered, (await BalanceAsync(again, "alice")).Status);
+    }
+
+    /// <summary>Excludes: ids that had to leave memory when the disk was full, and keep their partition from starting until it is not.</summary>
+    [Fact]
+    public async Task A_partition_starts_on_a_full_disk_though_its_runs_cannot_be_written()
+    {
+        FaultyDisk disk = new();
+        PartitionOptions options = Options with { EventsPerGeneration = 100 };
+        Partition partition = Start(disk, options);
+        await DoneAsync(partition, TestLedger.Change(CommandKind.OpenAccount, "alice"));
+        await WaitAsync(() => disk.Exists(FileJournal.SegmentName(2)));
+        disk.CapacityBytes = disk.UsedBytes + 10;
+        int i = 0;
+        while (i < 200 || !_log.Any(line => line.Contains("no run was written", StringComparison.Ordinal))) await DoneAsync(partition, TestLedger.Transfer((UInt128)(++i), "@world", "alice", "1.00"));
+        FaultyDisk killed = disk.Copy();
+        await partition.DisposeAsync();
+        Assert.All(killed.List("ids").Concat(killed.List("history")), name => Assert.EndsWith(".run", name, StringComparison.Ordinal));
+
+        killed.CapacityBytes = killed.UsedBytes + 10;
+        await using (Partition again = Start(killed, options))
+        {
+            Assert.Contains(_log, line => line.Contains("what it would have stays in memory", StringComparison.Ordinal));
+            Assert.Equal((RequestStatus.Answered, $"{i}.00"), await BalanceAsync(again, "alice"));
+            Assert.Equal(Outcome.Duplicate, (await ExecuteAsync(again, TestLedger.Transfer(1, "@world", "alice", "1.00"))).Decision.Outcome);
+        }
+
+        killed.CapacityBytes = long.MaxValue;
+        await using Partition later = Start(killed, options);
+        await WaitAsync(() => killed.List("ids").Any());
+        Assert.Equal(Outcome.Duplicate, (await ExecuteAsync(later, TestLedger.Transfer(1, "@world", "alice", "1.00"))).Decision.Outcome);
+    }
+
     static async Task<byte[]> BytesAsync(Partition partition)
     {
         ReadRequest<byte[]> read = new(TestLedger.Bytes);
