@@ -59,6 +59,7 @@ static class ServeCommand
 
     static async Task<int> RunAsync(string data, string? cluster, string listen, int? partitions, NodeRole role, IPEndPoint node, ulong snapshotEvery)
     {
+        HugePages.Advise();
         await using WalletServer server = await WalletServer.StartAsync(new WalletServerOptions
         {
             DataFolder = cluster is null ? data : null,
