@@ -36,8 +36,8 @@ public sealed record PartitionOptions
 public delegate void MessageSender(int to, ReadOnlySpan<Message> messages);
 
 /// <summary>
-/// The single writer of one shard. One thread decides (<see cref="PartitionCore"/>), one appends and flushes; commands that come while a
-/// flush runs form the next block. When the journal fails the partition answers nothing any more, and recovers from what is on disk.
+/// The single writer of one shard. One thread decides (<see cref="PartitionCore"/>), one appends and flushes what is more than a few commands; those that come
+/// while a flush runs form the next block. When the journal fails the partition answers nothing any more, and recovers from what is on disk.
 /// </summary>
 public sealed partial class Partition : IAsyncDisposable
 {
@@ -194,6 +194,12 @@ public sealed partial class Partition : IAsyncDisposable
     /// </summary>
     const int CommandsWorthABlock = 256;
 
+    /// <summary>
+    /// A block that is no larger, with nothing before it on its way, is flushed by the deciding thread itself: it would only wait for that, and to wake the
+    /// journal's thread and be woken by it takes as long as a flush. Not in a database: its commit may hang, and who decides must hear of faults meanwhile.
+    /// </summary>
+    const int EventsFlushedHereMax = 2 * CommandsWorthABlock;
+
     bool MayFill(Serving serving) =>
         Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax && (!IsFlushing(serving) || _queue.CommandsCount >= CommandsWorthABlock || _inbox.Count >= CommandsWorthABlock);
 
@@ -218,6 +224,7 @@ public sealed partial class Partition : IAsyncDisposable
             bool idle = _queue.IsEmpty;
             if ((!idle || !_inbox.IsEmpty || (serving.Journal.HasReserve && core.HasWork(NowMicros()))) && MayFill(serving) && _freeBatches.TryTake(out EventBatch? batch))
             {
+                bool isAlone = !IsFlushing(serving);
                 Receive(core);
                 core.Fill(batch, NowMicros(), _queue, serving.Journal.HasRoom, serving.Journal.HasReserve);
                 if (batch.Count == 0)
@@ -230,7 +237,8 @@ public sealed partial class Partition : IAsyncDisposable
                 else
                 {
                     Interlocked.Increment(ref _batchesInFlight);
-                    _appends.Add(batch);
+                    if (isAlone && !serving.Journal.IsFlushFenced && batch.Count <= EventsFlushedHereMax) AppendAndFlush(batch);
+                    else _appends.Add(batch);
                 }
 
                 continue;
@@ -312,45 +320,55 @@ public sealed partial class Partition : IAsyncDisposable
 
     long NowMicros() => (_clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond;
 
-    /// <summary>The journal's thread: appends what is sealed, and makes all of it durable with one flush.</summary>
+    /// <summary>The journal's thread: appends what is sealed, and makes all of it durable with one flush. It also marks the last block of a writer that is idle.</summary>
     void AppendLoop()
     {
         while (true)
         {
             bool any = _appends.TryTake(out EventBatch? batch, _options.MarkDelay);
             if (!any && _appends.IsCompleted) return;
-            lock (_journalLock)
-            {
-                // Not yet, where its journal could not be reached.
-                if (_serving is not { } serving) continue;
-                try
-                {
-                    long started = Stopwatch.GetTimestamp();
-                    bool isMeasured = any;
-                    if (!any && serving.JournalFault is null && serving.Journal.WantsMark) serving.Journal.AppendMark();
-                    // A bounded number to a flush: a stream of blocks that never ends must not keep the first one waiting.
-                    for (int appended = 1; any; appended++)
-                    {
-                        if (serving.JournalFault is null) Interlocked.Add(ref _journalBytes, Append(serving, batch!));
-                        Release(batch!);
-                        batch = null;
-                        any = appended < _options.BlocksInFlightMax && _appends.TryTake(out batch);
-                    }
-
-                    ulong before = serving.Journal.FlushedSequence;
-                    if (serving.JournalFault is null) serving.Journal.Flush();
-                    if (serving.Journal.FlushedSequence != before) Interlocked.Increment(ref _flushesCount);
-                    if (isMeasured) FlushSeconds.Record(Stopwatch.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>("partition", Number));
-                    if (serving.JournalFault is null && serving.Journal.WantsNext) AllocateAhead(serving);
-                }
-                catch (Exception e)
-                {
-                    serving.JournalFault = e;
-                    if (batch is not null) Release(batch);
-                }
-            }
-
+            // The deciding thread may have flushed something meanwhile.
+            if (!any && Environment.TickCount64 - Volatile.Read(ref _flushedTicks) < (long)_options.MarkDelay.TotalMilliseconds) continue;
+            AppendAndFlush(batch);
             _queue.Wake();
+        }
+    }
+
+    long _flushedTicks;
+
+    /// <param name="batch">The first that waits; null where none does, and the last block may want its mark.</param>
+    void AppendAndFlush(EventBatch? batch)
+    {
+        lock (_journalLock)
+        {
+            // Not yet, where its journal could not be reached.
+            if (_serving is not { } serving) return;
+            try
+            {
+                long started = Stopwatch.GetTimestamp();
+                bool isMeasured = batch is not null;
+                if (batch is null && serving.JournalFault is null && serving.Journal.WantsMark) serving.Journal.AppendMark();
+                // A bounded number to a flush: a stream of blocks that never ends must not keep the first one waiting.
+                for (int appended = 1; batch is not null; appended++)
+                {
+                    if (serving.JournalFault is null) Interlocked.Add(ref _journalBytes, Append(serving, batch));
+                    Release(batch);
+                    batch = null;
+                    if (appended < _options.BlocksInFlightMax) _appends.TryTake(out batch);
+                }
+
+                ulong before = serving.Journal.FlushedSequence;
+                if (serving.JournalFault is null) serving.Journal.Flush();
+                if (serving.Journal.FlushedSequence != before) Interlocked.Increment(ref _flushesCount);
+                if (isMeasured) Volatile.Write(ref _flushedTicks, Environment.TickCount64);
+                if (isMeasured) FlushSeconds.Record(Stopwatch.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>("partition", Number));
+                if (serving.JournalFault is null && serving.Journal.WantsNext) AllocateAhead(serving);
+            }
+            catch (Exception e)
+            {
+                serving.JournalFault = e;
+                if (batch is not null) Release(batch);
+            }
         }
     }
 
