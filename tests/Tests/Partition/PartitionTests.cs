@@ -252,21 +252,27 @@ public sealed class PartitionTests
         await WaitAsync(() => disk.Exists(FileJournal.SegmentName(2)) && disk.FlushCount is var count && Quiet(disk, count));
         disk.FlushGate.Reset();
         TimeSpan shortly = TimeSpan.FromMilliseconds(200);
-        // The first is being flushed, many wait sealed behind it; the last stays in the queue.
-        Task<(RequestStatus Status, Decision)> begun = ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"), shortly);
+        // The first are being flushed, too many for the deciding thread to do that; as many wait sealed behind them; the last stays in the queue.
+        CommandRequest first = Many(1), many = Many(1001);
+        Task<RequestStatus> begun = partition.SubmitAsync(first, shortly).AsTask();
         await WaitAsync(() => disk.FlushesWaiting == 1);
-        CommandRequest many = new(500) { Count = 500 };
-        for (int i = 0; i < many.Count; i++) many.Commands[i] = TestLedger.Transfer((UInt128)i + 100, "@world", "alice", "1.00");
         Task<RequestStatus> behind = partition.SubmitAsync(many, shortly).AsTask();
         await WaitAsync(() => partition.QueuedCommands == 0);
-        Task<(RequestStatus Status, Decision)> queued = ExecuteAsync(partition, TestLedger.Transfer(3, "@world", "alice", "1.00"), shortly);
-        Assert.Equal(RequestStatus.DeadlineUnknown, (await begun).Status);
+        Task<(RequestStatus Status, Decision)> queued = ExecuteAsync(partition, TestLedger.Transfer(2001, "@world", "alice", "1.00"), shortly);
+        Assert.Equal(RequestStatus.DeadlineUnknown, await begun);
         Assert.Equal(RequestStatus.DeadlineUnknown, await behind);
         Assert.Equal(RequestStatus.DeadlineNotStarted, (await queued).Status);
         disk.FlushGate.Set();
-        Assert.Equal((RequestStatus.Answered, "501.00"), await BalanceAsync(partition, "alice"));
+        Assert.Equal((RequestStatus.Answered, "1000.00"), await BalanceAsync(partition, "alice"));
         Assert.Equal(Outcome.Duplicate, (await ExecuteAsync(partition, TestLedger.Transfer(1, "@world", "alice", "1.00"))).Decision.Outcome);
-        await DoneAsync(partition, TestLedger.Transfer(3, "@world", "alice", "1.00"));
+        await DoneAsync(partition, TestLedger.Transfer(2001, "@world", "alice", "1.00"));
+
+        static CommandRequest Many(int id)
+        {
+            CommandRequest request = new(500) { Count = 500 };
+            for (int i = 0; i < request.Count; i++) request.Commands[i] = TestLedger.Transfer((UInt128)(id + i), "@world", "alice", "1.00");
+            return request;
+        }
     }
 
     [Fact]
