@@ -29,7 +29,7 @@ static partial class HugePages
     }
 
     /// <summary>The anonymous memory around an address, from the first page of it to the last: what is reserved and what is in use are mapped apart.</summary>
-    /// <param name="maps">Lines as proc(5) has them: <c>FROM-TO rwxp OFFSET DEVICE INODE PATH</c>.</param>
+    /// <param name="maps">Lines as proc(5) has them: <c>FROM-TO rwxp OFFSET DEVICE INODE PATH</c>, the last of which anonymous memory has only where somebody named it.</param>
     internal static (ulong From, ulong To) MappedAround(ulong address, IEnumerable<string> maps)
     {
         ulong from = 0, to = 0;
@@ -38,7 +38,7 @@ static partial class HugePages
             string[] fields = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
             string[] range = fields[0].Split('-');
             ulong begin = ulong.Parse(range[0], NumberStyles.HexNumber, CultureInfo.InvariantCulture), end = ulong.Parse(range[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture);
-            bool isAnonymous = fields.Length == 5 && fields[4] == "0";
+            bool isAnonymous = fields[4] == "0" && (fields.Length == 5 || fields[5].StartsWith("[anon", StringComparison.Ordinal));
             if (!isAnonymous || begin != to)
             {
                 if (address >= from && address < to) break;
