@@ -433,18 +433,12 @@ public sealed partial class StateMachine
     /// <summary>What to ask one participant: the postings that touch its accounts.</summary>
     public Preparation PreparationFor(Attempt attempt, int participant)
     {
-        int count = 0;
+        List<Posting> postings = [];
         for (int i = 0; i < attempt.MovementsCount; i++)
         {
-            if (IsOf(attempt.Movements[i])) count++;
-        }
-
-        Posting[] postings = new Posting[count];
-        for (int i = 0, to = 0; i < attempt.MovementsCount; i++)
-        {
             Movement movement = attempt.Movements[i];
-            if (!IsOf(movement)) continue;
-            postings[to++] = new Posting
+            if (State.Account(movement.Payer).Peer != participant + 1 && State.Account(movement.Payee).Peer != participant + 1) continue;
+            postings.Add(new Posting
             {
                 Account = State.Names[movement.Payer],
                 Counterparty = State.Names[movement.Payee],
@@ -452,7 +446,7 @@ public sealed partial class StateMachine
                 AmountDigits = movement.Amount,
                 AmountScale = (byte)State.Decimals(movement.Currency),
                 Index = attempt.Indexes[i],
-            };
+            });
         }
 
         return new Preparation
@@ -461,12 +455,10 @@ public sealed partial class StateMachine
             Attempt = attempt.Sequence,
             TransactionId = attempt.TransactionId,
             Flags = attempt.Flags,
-            Postings = postings,
+            Postings = [.. postings],
             Description = attempt.Description,
             Metadata = attempt.Metadata,
         };
-
-        bool IsOf(in Movement movement) => State.Account(movement.Payer).Peer == participant + 1 || State.Account(movement.Payee).Peer == participant + 1;
     }
 
     Attempt AttemptOf(ulong sequence, in Event e) => State.Attempts.Find(e.Link) is { } attempt && attempt.TransactionId == e.TransactionId
