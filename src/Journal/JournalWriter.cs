@@ -30,7 +30,7 @@ public abstract class JournalWriter : IDisposable
     public const int BodyBytesMax = 32 * 1024 * 1024;
 
     readonly MerkleTree _merkle = new();
-    byte[] _buffer = new byte[1024 * 1024];
+    Memory<byte> _buffer = AlignedBuffer(1024 * 1024);
     ulong _number;
     Hash256 _hash;
     ulong _flushedNumber;
@@ -227,8 +227,8 @@ public abstract class JournalWriter : IDisposable
         ReadOnlySpan<byte> records, ReadOnlySpan<byte> attachments, ReadOnlySpan<byte> erasable, out BlockHeader header)
     {
         int size = BlockHeader.AlignedSize(records.Length + attachments.Length + erasable.Length);
-        if (_buffer.Length < size) _buffer = new byte[size * 2];
-        Span<byte> block = _buffer.AsSpan(0, size);
+        if (_buffer.Length < size) _buffer = AlignedBuffer(size * 2);
+        Span<byte> block = _buffer.Span[..size];
         Span<byte> body = block[BlockHeader.SizeBytes..];
         records.CopyTo(body);
         attachments.CopyTo(body[records.Length..]);
@@ -258,6 +258,14 @@ public abstract class JournalWriter : IDisposable
         header.HeaderChecksum = BlockHeader.ComputeHeaderChecksum(block);
         MemoryMarshal.Write(block, header);
         return block;
+    }
+
+    /// <summary>Where a disk can take it from without a copy.</summary>
+    static Memory<byte> AlignedBuffer(int bytes)
+    {
+        byte[] buffer = GC.AllocateUninitializedArray<byte>(bytes + FileJournal.AlignmentBytes, pinned: true);
+        int before = (int)(FileJournal.AlignmentBytes - (Marshal.UnsafeAddrOfPinnedArrayElement(buffer, 0) & (FileJournal.AlignmentBytes - 1)));
+        return buffer.AsMemory(before, bytes);
     }
 
     void ThrowIfDead()

@@ -26,7 +26,8 @@ public struct RememberedId
 /// <param name="seed">Secret, so that nobody can choose ids that collide. It changes no outcome.</param>
 /// <param name="from">It is of the events after this one, up to and with the other.</param>
 /// <param name="slots">How many to begin with, a power of two.</param>
-public sealed class Generation(long seed, ulong from, ulong to, int slots)
+/// <param name="cleared">As many, where they are there already; null where they are not.</param>
+public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong[]? cleared = null)
 {
     const int ChainLengthMax = 8;
 
@@ -46,6 +47,9 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots)
     public int Count => _ids.Count;
 
     public int SlotsCount => Math.Max(_slots.Length, slots);
+
+    /// <summary>Whether anybody looked for an id in it: its slots are there.</summary>
+    internal bool IsLinked => _isLinked;
 
     public ref readonly RememberedId this[int index] => ref _ids[index];
 
@@ -112,7 +116,7 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots)
             if (_isLinked) return;
             int length = slots;
             while (length < _ids.Count * 2) length *= 2;
-            _slots = new ulong[length];
+            _slots = cleared?.Length == length ? cleared : new ulong[length];
             for (uint number = 1; number <= _ids.Count; number++) Link(number);
             _isLinked = true;
         }

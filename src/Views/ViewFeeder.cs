@@ -108,7 +108,7 @@ public sealed class ViewFeeder : ViewSource
         _isComplete = false;
         while (!_stopping)
         {
-            bool any = false, isBehind = false;
+            bool isBehind = false;
             IReadOnlyList<Partition> fed = _fed();
             if (!fed.SequenceEqual(_partitions))
             {
@@ -140,7 +140,6 @@ public sealed class ViewFeeder : ViewSource
                     continue;
                 }
 
-                any = true;
                 long started = Stopwatch.GetTimestamp();
                 if (!FeedOne(partition, readers, flushed)) return;
                 Yield(started, Stopwatch.GetTimestamp());
@@ -170,7 +169,8 @@ public sealed class ViewFeeder : ViewSource
                 nextMark = Environment.TickCount64 + MarkIntervalMilliseconds;
             }
 
-            if (!any) Thread.Sleep(Idle);
+            // Caught up: what comes in the meantime is one batch, where each block would be one else.
+            if (!isBehind) Thread.Sleep(Idle);
         }
     }
 

@@ -206,8 +206,18 @@ public sealed class PostgreSqlDatabase : IDisposable
         // A new session on a full disk: the server has no code for it.
         PostgresException { MessageText: "could not write init file" } p => Full(p),
         PostgresException p => new IOException($"{Name}: {p.MessageText} ({p.SqlState})."),
-        _ => new IOException($"{Name}: {(e.InnerException ?? e).Message}"),
+        _ => new IOException($"{Name}: {Reason(e)}"),
     };
+
+    /// <summary>One sentence for several hosts that answer the same, and what to do where it is known.</summary>
+    static string Reason(Exception e)
+    {
+        string[] reasons = [.. (e.InnerException is AggregateException several ? several.InnerExceptions.Select(static one => one.Message) : [(e.InnerException ?? e).Message]).Distinct()];
+        string reason = string.Join(" ", reasons);
+        return reason.Contains("No password has been provided", StringComparison.Ordinal)
+            ? "it asks for a password, and none is known: name a file with it in the environment variable PGPASSFILE (docs/cluster.md)."
+            : reason;
+    }
 
     DiskFullException Full(PostgresException e) => new(_full = $"There is no room in {Name}: {e.MessageText}.");
 

@@ -329,6 +329,34 @@ public sealed class FileDiskJournalTests : JournalConformanceTests, IDisposable
 
     private protected override void AssertMany(IJournalStore store) => Assert.True(FileJournal.Segments(store.Files).Count > 3);
 
+    /// <summary>Excludes: what went past the system's cache hidden from a reader by what the cache had there, and the other way round.</summary>
+    [Fact]
+    public void A_reader_sees_what_was_written_past_the_cache()
+    {
+        const int Large = 512 * 1024, Page = FileJournal.AlignmentBytes;
+        IDisk disk = NewDisk();
+        using IDiskFile writer = disk.Open("journal/file", writable: true, create: true);
+        writer.WriteZeros(0, 4 * Large);
+        writer.Flush();
+        using IDiskFile reader = disk.Open("journal/file", writable: false);
+        byte[] expected = new byte[4 * Large], read = new byte[4 * Large], pinned = GC.AllocateArray<byte>(Large + Page, pinned: true);
+        Random random = new(11);
+        for (int round = 0; round < 50; round++)
+        {
+            // All of it is in the cache before each write; some are of a part of it, at places that do not allow for more than the cache.
+            Assert.Equal(expected.Length, reader.Read(read, 0));
+            Assert.Equal(expected, read);
+            random.NextBytes(pinned);
+            int aligned = (int)(Page - (System.Runtime.InteropServices.Marshal.UnsafeAddrOfPinnedArrayElement(pinned, 0) & (Page - 1))) & (Page - 1);
+            int offset = random.Next(3 * Large / Page) * Page, length = (round % 3) switch { 0 => Large, 1 => Page, _ => Large - 1 };
+            pinned.AsSpan(aligned, length).CopyTo(expected.AsSpan(offset));
+            writer.Write(pinned.AsSpan(aligned, length), offset);
+        }
+
+        Assert.Equal(expected.Length, reader.Read(read, 0));
+        Assert.Equal(expected, read);
+    }
+
     [Fact]
     public void Only_segments_lie_in_the_journal_folder()
     {

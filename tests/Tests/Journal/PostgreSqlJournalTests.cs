@@ -1,3 +1,4 @@
+using Npgsql;
 using Purse.Journal;
 
 namespace Purse.Tests.Journal;
@@ -70,6 +71,18 @@ public sealed class PostgreSqlJournalTests(PostgreSqlServer server) : JournalCon
         }
 
         Assert.Empty(owners);
+    }
+
+    /// <summary>Excludes: a riddle for whoever did not name the file of passwords, told once for every host.</summary>
+    [Fact]
+    public void Who_gives_no_password_is_told_where_it_belongs()
+    {
+        using PostgreSqlDatabase database = NewDatabase(static options => options with
+        {
+            ConnectionString = new NpgsqlConnectionStringBuilder(options.ConnectionString) { Password = null, Host = "127.0.0.1,127.0.0.1" }.ConnectionString,
+        });
+        IOException refused = Assert.Throws<IOException>(() => database.Now());
+        Assert.EndsWith("it asks for a password, and none is known: name a file with it in the environment variable PGPASSFILE (docs/cluster.md).", refused.Message);
     }
 
     /// <summary>Excludes: a changed byte in a row that is served.</summary>

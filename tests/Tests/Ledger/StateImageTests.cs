@@ -78,4 +78,27 @@ public sealed class StateImageTests
             Assert.NotEqual(before, TestLedger.Bytes(ledger.State));
         }
     }
+
+    /// <summary>Excludes: slots that are made ahead, piece by piece, and hold what that memory held before; an id that is lost, or found, where one generation follows another.</summary>
+    [Fact]
+    public void Ids_of_generations_whose_slots_were_made_ahead_are_found_and_no_others()
+    {
+        const ulong EventsPerGeneration = 50_000;
+        // Memory that is used again for the slots, and is full of something else.
+        for (int i = 0; i < 64; i++) GC.AllocateUninitializedArray<ulong>(64 * 1024).AsSpan().Fill(0xeeee_eeee_eeee_eeee);
+        GC.Collect();
+        TransactionIds ids = new(7, EventsPerGeneration);
+        ulong sequence = 0;
+        for (UInt128 id = 1; sequence < 6 * EventsPerGeneration; id++)
+        {
+            Assert.Equal(0ul, ids.Find(1, id));
+            ids.Add(1, id, sequence + 1);
+            sequence += 2;
+            ids.Generations.Reach(sequence);
+        }
+
+        Assert.Equal(7, ids.Generations.All.Length);
+        for (ulong first = 1; first <= sequence; first += 2) Assert.Equal(first, ids.Find(1, (first + 1) / 2));
+        Assert.Equal(0ul, ids.Find(2, 1));
+    }
 }
