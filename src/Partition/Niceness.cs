@@ -5,25 +5,17 @@ namespace Purse.Partitions;
 /// <summary>The priority of a thread among all others of the machine; .NET's own has no effect on Linux.</summary>
 public static partial class Niceness
 {
-    /// <summary>Takes what all others leave.</summary>
-    public const int Least = 19;
-
-    /// <summary>A third of what a thread gets that is not nice: enough to keep up with what must not pile up.</summary>
-    public const int Modest = 5;
+    /// <summary>
+    /// A third of what a thread gets that is not nice: enough to keep up with what must not pile up. Not less, whatever can wait: a collection stops all threads, and waits for
+    /// each of them to get its turn. With the highest niceness, beside processes that take all the processors, that was up to a second.
+    /// </summary>
+    const int Modest = 5;
 
     /// <summary>Of this thread, which must be one of its own.</summary>
-    public static void Set(int niceness)
+    public static void BeModest()
     {
-        if (!OperatingSystem.IsLinux()) return;
-        // An idle thread gives way at once to any other that wakes; the highest niceness alone would finish its turn first.
-        int priority = 0;
-        if (niceness < Least || SetScheduler(0, PolicyIdle, in priority) != 0) _ = SetPriority(0, GetThreadId(), niceness);
+        if (OperatingSystem.IsLinux()) _ = SetPriority(0, GetThreadId(), Modest);
     }
-
-    const int PolicyIdle = 5; // SCHED_IDLE
-
-    [LibraryImport("libc", EntryPoint = "sched_setscheduler")]
-    private static partial int SetScheduler(int who, int policy, in int parameter);
 
     [LibraryImport("libc", EntryPoint = "setpriority")]
     private static partial int SetPriority(int which, int who, int priority);

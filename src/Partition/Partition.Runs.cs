@@ -73,10 +73,10 @@ public sealed partial class Partition
 
     /// <summary>On a thread of its own.</summary>
     /// <param name="failed">Where it could not be done now; what shows that the state or the journal cannot be trusted stops the partition.</param>
-    Task Beside(Serving serving, Action work, Action<Exception> failed, int niceness = Niceness.Modest) => Task.Factory.StartNew(
+    Task Beside(Serving serving, Action work, Action<Exception> failed) => Task.Factory.StartNew(
         () =>
         {
-            Niceness.Set(niceness);
+            Niceness.BeModest();
             try
             {
                 work();

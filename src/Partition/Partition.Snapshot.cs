@@ -70,7 +70,7 @@ public sealed partial class Partition
     void BeginAudit(Serving serving)
     {
         serving.AuditingSequence = serving.SnapshotSequence;
-        serving.Auditing = Beside(serving, () => AuditSlowly(serving), e => _log($"Partition {Number}: its journal could not be replayed for an audit: {e.Message}"), Niceness.Least);
+        serving.Auditing = Beside(serving, () => AuditSlowly(serving), e => _log($"Partition {Number}: its journal could not be replayed for an audit: {e.Message}"));
     }
 
     /// <summary>How much of one thread's time an audit takes while the writer is at work, at most.</summary>

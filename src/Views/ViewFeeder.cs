@@ -6,7 +6,7 @@ using Purse.Partitions;
 namespace Purse.Views;
 
 /// <summary>
-/// Feeds one view from the journals, in order, on a thread that yields to all others: where there is more to write than to look at, the view is behind, and
+/// Feeds one view from the journals, in order, on a thread that yields to the writers: where there is more to write than to look at, the view is behind, and
 /// catches up later. What fails is tried again from where the view says that it is.
 /// </summary>
 public sealed class ViewFeeder : ViewSource
@@ -17,8 +17,8 @@ public sealed class ViewFeeder : ViewSource
     /// <summary>More commands than this in a partition's queue: its writer is at its limit.</summary>
     const int QueuedCommandsOfBusy = 1_024;
 
-    /// <summary>Beside a writer that is at its limit, for as many times as long as a batch took, nothing is done.</summary>
-    const int YieldFactor = 9;
+    /// <summary>Beside a writer that is at its limit, for as many times as long as a batch took, nothing is done; beside one that is at work, for as long.</summary>
+    const int YieldFactorOfBusy = 9;
 
     /// <summary>Beside a busy writer a batch is small: no long one is under way when it gets busy.</summary>
     const int EventsPerBatchOfBusy = 16_384;
@@ -73,7 +73,7 @@ public sealed class ViewFeeder : ViewSource
 
     void Run()
     {
-        Niceness.Set(Niceness.Least);
+        Niceness.BeModest();
         while (!_stopping)
         {
             try
@@ -142,7 +142,7 @@ public sealed class ViewFeeder : ViewSource
 
                 long started = Stopwatch.GetTimestamp();
                 if (!FeedOne(partition, readers, flushed)) return;
-                Yield(started, Stopwatch.GetTimestamp());
+                Yield(started, Stopwatch.GetTimestamp(), isWriterAtWork: partition.FlushedSequence > flushed);
                 if (_positions[number] < flushed) isBehind = true;
                 else current.Add((number, _positions[number]));
             }
@@ -190,11 +190,13 @@ public sealed class ViewFeeder : ViewSource
         }
     }
 
-    /// <summary>A thread of low priority is not enough: a view's server, its disk and its memory are the writer's, too.</summary>
-    void Yield(long startedTicks, long endedTicks)
+    /// <summary>
+    /// Priority does not do it: a view's server, its disk and its memory are the writer's, too, and a thread that hardly gets its turn keeps the collector, and so all others, waiting.
+    /// </summary>
+    void Yield(long startedTicks, long endedTicks, bool isWriterAtWork)
     {
-        long until = endedTicks + (endedTicks - startedTicks) * YieldFactor;
-        while (!_stopping && Stopwatch.GetTimestamp() < until && IsWriterBusy) Thread.Sleep(Idle);
+        long took = endedTicks - startedTicks;
+        while (!_stopping && Stopwatch.GetTimestamp() < endedTicks + took * (IsWriterBusy ? YieldFactorOfBusy : isWriterAtWork ? 1 : 0)) Thread.Sleep(Idle);
     }
 
     bool FeedOne(Partition partition, EventReaders readers, ulong flushed)
