@@ -31,7 +31,8 @@ public readonly ref struct Block(BlockHeader header, ReadOnlySpan<byte> bytes, B
 
 /// <summary>Reads blocks at given places of a partition's segments. One thread at a time.</summary>
 /// <param name="readAheadBytes">How much to read at once: much for reading on, one page for looking up.</param>
-public sealed class BlockReader(IDisk disk, int partition, int readAheadBytes) : IDisposable
+/// <param name="readsAll">Whole segments: a disk may begin with all of one.</param>
+public sealed class BlockReader(IDisk disk, int partition, int readAheadBytes, bool readsAll = false) : IDisposable
 {
     IDiskFile? _file;
     int _segment;
@@ -104,6 +105,7 @@ public sealed class BlockReader(IDisk disk, int partition, int readAheadBytes) :
         {
             _file = disk.Open(FileJournal.SegmentName(segment), writable: false);
             _segment = segment;
+            if (readsAll) _file.ReadAhead();
             return true;
         }
         catch (FileNotFoundException)

@@ -34,6 +34,11 @@ public interface IDiskFile : IDisposable
 
     void Write(ReadOnlySpan<byte> bytes, long offset);
 
+    /// <summary>All of it will be read soon.</summary>
+    void ReadAhead()
+    {
+    }
+
     /// <summary>Writes zeros, at multiples of <see cref="FileJournal.AlignmentBytes"/>.</summary>
     void WriteZeros(long offset, int length) => Write(new byte[length], offset);
 
@@ -107,6 +112,9 @@ public sealed partial class FileDisk(string root) : IDisk
     [LibraryImport("libc", EntryPoint = "fdatasync", SetLastError = true)]
     private static partial int Fdatasync(SafeFileHandle file);
 
+    [LibraryImport("libc", EntryPoint = "posix_fadvise")]
+    private static partial int Advise(SafeFileHandle file, long offset, long length, int advice);
+
     sealed class RealFile(string path, SafeFileHandle handle) : IDiskFile
     {
         const int DiskFull = 28; // ENOSPC
@@ -125,6 +133,28 @@ public sealed partial class FileDisk(string root) : IDisk
             }
 
             return read;
+        }
+
+        /// <summary>
+        /// On another thread: to find room in the system's cache takes more processor time than to check what is read. The system takes no more than some megabytes at once.
+        /// </summary>
+        public void ReadAhead()
+        {
+            if (!OperatingSystem.IsLinux()) return;
+            long length = Length;
+            _ = Task.Run(() =>
+            {
+                try
+                {
+                    const long Piece = 4 * 1024 * 1024;
+                    const int WillNeed = 3; // POSIX_FADV_WILLNEED
+                    for (long offset = 0; offset < length; offset += Piece) _ = Advise(handle, offset, Piece, WillNeed);
+                }
+                catch (ObjectDisposedException)
+                {
+                    // Read already.
+                }
+            });
         }
 
         public void Write(ReadOnlySpan<byte> bytes, long offset)

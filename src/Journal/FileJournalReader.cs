@@ -11,10 +11,16 @@ public sealed class FileJournalReader : JournalReader
     readonly int _segmentsCount;
     BlockLocation _next;
 
+    /// <summary>Reads all there is.</summary>
     public FileJournalReader(IDisk disk, int partition, bool checkMerkleRoots)
+        : this(disk, partition, checkMerkleRoots, readsAll: true)
+    {
+    }
+
+    FileJournalReader(IDisk disk, int partition, bool checkMerkleRoots, bool readsAll)
         : base(partition, checkMerkleRoots)
     {
-        _reader = new BlockReader(disk, partition, readAheadBytes: 1024 * 1024);
+        _reader = new BlockReader(disk, partition, readAheadBytes: 1024 * 1024, readsAll);
         List<int> segments = _reader.Segments();
         _segmentsCount = segments.Count;
         _next = new BlockLocation(Math.Max(1, segments.FirstOrDefault()), 0);
@@ -22,7 +28,7 @@ public sealed class FileJournalReader : JournalReader
 
     /// <summary>Continues after a block that was read and checked before.</summary>
     public FileJournalReader(IDisk disk, int partition, bool checkMerkleRoots, BlockLocation after)
-        : this(disk, partition, checkMerkleRoots)
+        : this(disk, partition, checkMerkleRoots, readsAll: false)
     {
         if (!_reader.TryRead(after, out Block block)) throw new JournalDamagedException($"The block in {after} is not valid any more.", 0, after);
         Accept(block);

@@ -36,6 +36,7 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
     readonly Chunked<BalanceMark> _marks = new();
     int _marksCount;
     ulong[] _slots = [];
+    ulong[]? _cleared = cleared;
     int _slotsUsed;
     volatile bool _isLinked;
     readonly Lock _linking = new();
@@ -116,7 +117,8 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
             if (_isLinked) return;
             int length = slots;
             while (length < _ids.Count * 2) length *= 2;
-            _slots = cleared?.Length == length ? cleared : new ulong[length];
+            _slots = _cleared?.Length == length ? _cleared : new ulong[length];
+            _cleared = null;
             for (uint number = 1; number <= _ids.Count; number++) Link(number);
             _isLinked = true;
         }
