@@ -34,6 +34,8 @@ public readonly ref struct Block(BlockHeader header, ReadOnlySpan<byte> bytes, B
 /// <param name="readsAll">Whole segments: a disk may begin with all of one.</param>
 public sealed class BlockReader(IDisk disk, int partition, int readAheadBytes, bool readsAll = false) : IDisposable
 {
+    bool _readsAll = readsAll;
+    int _aheadSegment;
     IDiskFile? _file;
     int _segment;
     byte[] _buffer = new byte[readAheadBytes];
@@ -46,6 +48,9 @@ public sealed class BlockReader(IDisk disk, int partition, int readAheadBytes, b
 
     /// <summary>Numbers of the segments there are, in order.</summary>
     public List<int> Segments() => FileJournal.Segments(disk);
+
+    /// <summary>It has come to the end: what follows is read as it is written.</summary>
+    public void ReadOnAsWritten() => _readsAll = false;
 
     /// <summary>Forgets what it has read: the next read sees what a writer wrote since.</summary>
     public void Forget() => _bufferLength = 0;
@@ -105,7 +110,12 @@ public sealed class BlockReader(IDisk disk, int partition, int readAheadBytes, b
         {
             _file = disk.Open(FileJournal.SegmentName(segment), writable: false);
             _segment = segment;
-            if (readsAll) _file.ReadAhead();
+            if (_readsAll && segment > _aheadSegment)
+            {
+                _aheadSegment = segment;
+                _file.ReadAhead();
+            }
+
             return true;
         }
         catch (FileNotFoundException)

@@ -136,17 +136,19 @@ public sealed partial class FileDisk(string root) : IDisk
         }
 
         /// <summary>
-        /// On another thread: to find room in the system's cache takes more processor time than to check what is read. The system takes no more than some megabytes at once.
+        /// On a thread of its own: to find room in the system's cache takes more processor time than to check what is read. The system takes no more than a megabyte or so at once.
         /// </summary>
         public void ReadAhead()
         {
             if (!OperatingSystem.IsLinux()) return;
             long length = Length;
-            _ = Task.Run(() =>
+            _ = Task.Factory.StartNew(ReadAll, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+
+            void ReadAll()
             {
                 try
                 {
-                    const long Piece = 4 * 1024 * 1024;
+                    const long Piece = 1024 * 1024;
                     const int WillNeed = 3; // POSIX_FADV_WILLNEED
                     for (long offset = 0; offset < length; offset += Piece) _ = Advise(handle, offset, Piece, WillNeed);
                 }
@@ -154,7 +156,7 @@ public sealed partial class FileDisk(string root) : IDisk
                 {
                     // Read already.
                 }
-            });
+            }
         }
 
         public void Write(ReadOnlySpan<byte> bytes, long offset)
@@ -203,8 +205,7 @@ public sealed partial class FileDisk(string root) : IDisk
             if (_isIndirect) return false;
             try
             {
-                // The same file, whatever has its name by now.
-                _direct ??= new SafeFileHandle(FileDisk.Open($"/proc/self/fd/{handle.DangerousGetHandle()}", WriteOnly | CloseOnExec | Direct), ownsHandle: true);
+                _direct ??= OpenDirect();
                 if (!_direct.IsInvalid)
                 {
                     RandomAccess.Write(_direct, bytes, offset);
@@ -218,6 +219,22 @@ public sealed partial class FileDisk(string root) : IDisk
 
             _isIndirect = true;
             return false;
+        }
+
+        /// <summary>The same file, whatever has its name by now.</summary>
+        SafeFileHandle OpenDirect()
+        {
+            bool isHeld = false;
+            try
+            {
+                // Fails where it is closed: its number may be another file's.
+                handle.DangerousAddRef(ref isHeld);
+                return new SafeFileHandle(FileDisk.Open($"/proc/self/fd/{handle.DangerousGetHandle()}", WriteOnly | CloseOnExec | Direct), ownsHandle: true);
+            }
+            finally
+            {
+                if (isHeld) handle.DangerousRelease();
+            }
         }
 
         const int WriteOnly = 1, CloseOnExec = 0x80000, Invalid = 22; // EINVAL

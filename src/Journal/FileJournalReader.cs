@@ -59,6 +59,7 @@ public sealed class FileJournalReader : JournalReader
                 return true;
             }
 
+            _reader.ReadOnAsWritten();
             // Beside a writer, the block may have been on its way while a later one, already whole, was found: look once more.
             _reader.Forget();
             TornTail? torn = FindTornTail(out string? damage);

@@ -17,7 +17,7 @@ public sealed class ViewFeeder : ViewSource
     /// <summary>More commands than this in a partition's queue: its writer is at its limit.</summary>
     const int QueuedCommandsOfBusy = 1_024;
 
-    /// <summary>Beside a writer that is at its limit, for as many times as long as a batch took, nothing is done; beside one that is at work, for as long.</summary>
+    /// <summary>Beside a writer that is at its limit, for as many times as long as a batch took, nothing is done; where the view is up with one that is at work, for as long.</summary>
     const int YieldFactorOfBusy = 9;
 
     /// <summary>Beside a busy writer a batch is small: no long one is under way when it gets busy.</summary>
@@ -142,7 +142,7 @@ public sealed class ViewFeeder : ViewSource
 
                 long started = Stopwatch.GetTimestamp();
                 if (!FeedOne(partition, readers, flushed)) return;
-                Yield(started, Stopwatch.GetTimestamp(), isWriterAtWork: partition.FlushedSequence > flushed);
+                Yield(started, Stopwatch.GetTimestamp(), isUpWithWork: partition.FlushedSequence > flushed && _positions[number] >= flushed);
                 if (_positions[number] < flushed) isBehind = true;
                 else current.Add((number, _positions[number]));
             }
@@ -193,10 +193,10 @@ public sealed class ViewFeeder : ViewSource
     /// <summary>
     /// Priority does not do it: a view's server, its disk and its memory are the writer's, too, and a thread that hardly gets its turn keeps the collector, and so all others, waiting.
     /// </summary>
-    void Yield(long startedTicks, long endedTicks, bool isWriterAtWork)
+    void Yield(long startedTicks, long endedTicks, bool isUpWithWork)
     {
         long took = endedTicks - startedTicks;
-        while (!_stopping && Stopwatch.GetTimestamp() < endedTicks + took * (IsWriterBusy ? YieldFactorOfBusy : isWriterAtWork ? 1 : 0)) Thread.Sleep(Idle);
+        while (!_stopping && Stopwatch.GetTimestamp() < endedTicks + took * (IsWriterBusy ? YieldFactorOfBusy : isUpWithWork ? 1 : 0)) Thread.Sleep(Idle);
     }
 
     bool FeedOne(Partition partition, EventReaders readers, ulong flushed)

@@ -89,9 +89,13 @@ public sealed record LocalCluster(string Folder, string Cluster, List<LocalClust
     {
         LocalClusterProcess process = Of(name);
         using HttpClient http = new() { Timeout = TimeSpan.FromSeconds(5) };
+        // One that has only just begun may not be found where it will run.
+        int ended = 0;
         for (long deadline = Environment.TickCount64 + 120_000; !await IsReadyAsync(process, http); await Task.Delay(50))
         {
-            if (!IsRunning(process) || Environment.TickCount64 > deadline) throw new IOException($"{name} does not serve: {LocalProcess.LogOf(Path.Combine(Folder, name))}");
+            ended = IsRunning(process) ? 0 : ended + 1;
+            if (ended > 3 || Environment.TickCount64 > deadline)
+                throw new IOException($"{name} {(ended > 0 ? "ended" : "does not serve for two minutes")}, process {process.Pid}: {LocalProcess.LogOf(Path.Combine(Folder, name))}");
         }
     }
 

@@ -209,14 +209,15 @@ public sealed class PostgreSqlDatabase : IDisposable
         _ => new IOException($"{Name}: {Reason(e)}"),
     };
 
-    /// <summary>One sentence for several hosts that answer the same, and what to do where it is known.</summary>
+    /// <summary>What each of several hosts answered, once where they answer the same, and what to do where it is known.</summary>
     static string Reason(Exception e)
     {
-        string[] reasons = [.. (e.InnerException is AggregateException several ? several.InnerExceptions.Select(static one => one.Message) : [(e.InnerException ?? e).Message]).Distinct()];
-        string reason = string.Join(" ", reasons);
-        return reason.Contains("No password has been provided", StringComparison.Ordinal)
+        IEnumerable<Exception> causes = e.InnerException is AggregateException several ? several.InnerExceptions : [e.InnerException ?? e];
+        return string.Join(" ", causes.Select(static one => one.InnerException is null ? Sentence(one.Message) : Sentence($"{one.Message}: {one.InnerException.Message}")).Distinct());
+
+        static string Sentence(string message) => message.Contains("No password has been provided", StringComparison.Ordinal)
             ? "it asks for a password, and none is known: name a file with it in the environment variable PGPASSFILE (docs/cluster.md)."
-            : reason;
+            : message.EndsWith('.') ? message : $"{message}.";
     }
 
     DiskFullException Full(PostgresException e) => new(_full = $"There is no room in {Name}: {e.MessageText}.");
