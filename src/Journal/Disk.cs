@@ -212,7 +212,7 @@ public sealed partial class FileDisk(string root) : IDisk
                     return true;
                 }
             }
-            catch (IOException e) when ((e.HResult & 0xffff) == Invalid)
+            catch (IOException e) when ((e.HResult & 0xffff) is Invalid or NotSupported)
             {
                 // Opened, and then not able to after all.
             }
@@ -237,7 +237,9 @@ public sealed partial class FileDisk(string root) : IDisk
             }
         }
 
-        const int WriteOnly = 1, CloseOnExec = 0x80000, Invalid = 22; // EINVAL
+        const int WriteOnly = 1, CloseOnExec = 0x80000;
+        const int Invalid = 22; // EINVAL
+        const int NotSupported = 95; // EOPNOTSUPP
 
         static readonly int Direct = RuntimeInformation.ProcessArchitecture == Architecture.Arm64 ? 0x10000 : 0x4000;
 
