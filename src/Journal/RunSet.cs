@@ -4,7 +4,7 @@ namespace Purse.Journal;
 
 /// <summary>
 /// Runs that together have all entries of a partition's events up to <see cref="Covered"/>. New ones are added at the end; where
-/// <see cref="FanOut"/> neighbours were merged equally often they become one, so that there are never many. One thread at a time adds, one merges; any
+/// <see cref="FanOut"/> neighbours were merged equally often they become one, so that fewer than that are left of each kind, however late it is done. One thread at a time adds, one merges; any
 /// number reads beside them.
 /// </summary>
 /// <remarks>
@@ -88,7 +88,7 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         lock (_lock) Volatile.Write(ref _runs, [.. _runs, added]);
     }
 
-    public bool HasToMerge => FirstToMerge(Runs, 0) >= 0;
+    public bool HasToMerge => FirstToMerge(Runs, 0, out _) >= 0;
 
     /// <summary>Merges neighbours where enough of them were merged equally often. False where there are none.</summary>
     /// <param name="mayDelete">Throws where another has taken over: what was merged is not deleted under its eyes.</param>
@@ -97,7 +97,7 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
     bool TryMerge(int after, Action mayDelete, CancellationToken cancellation)
     {
         Run[] runs = Runs;
-        int first = FirstToMerge(runs, after);
+        int first = FirstToMerge(runs, after, out uint level);
         if (first < 0) return false;
         Run[] merged = runs[first..(first + FanOut)];
         (ulong from, ulong to) = (merged[0].Header.From, merged[^1].Header.To);
@@ -105,7 +105,7 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         using (RunWriter writer = NewWriter($"merging-{from:D20}", merged.Sum(run => run.Header.EntriesCount)))
         {
             Merge(merged, writer, first + FanOut, mayDelete, cancellation);
-            writer.Finish(Name(from, to), NewHeader(from, to, merged[0].Header.Level + 1));
+            writer.Finish(Name(from, to), NewHeader(from, to, level + 1));
         }
 
         Run one = Reopen(Name(from, to));
@@ -121,13 +121,21 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         return true;
     }
 
-    static int FirstToMerge(Run[] runs, int after)
+    /// <summary>The oldest <see cref="FanOut"/> of those that were merged equally often, and least of all.</summary>
+    /// <param name="level">How often each of them was merged. One that was merged less often than one behind it counts as that one does: were it passed over, it would stay for ever.</param>
+    static int FirstToMerge(Run[] runs, int after, out uint level)
     {
-        for (int first = runs.Length - FanOut; first >= after; first--)
+        level = 0;
+        for (int alike = 0, first = runs.Length - 1; first >= after; first--)
         {
-            int alike = 1;
-            while (alike < FanOut && runs[first + alike].Header.Level == runs[first].Header.Level) alike++;
-            if (alike == FanOut) return first;
+            if (runs[first].Header.Level > level)
+            {
+                if (alike >= FanOut) return first + 1;
+                (alike, level) = (0, runs[first].Header.Level);
+            }
+
+            alike++;
+            if (first == after && alike >= FanOut) return first;
         }
 
         return -1;

@@ -9,6 +9,7 @@ public sealed class RunTests
 {
     const string Folder = "ids";
     const int EntriesPerRun = 600;
+    const int FewRuns = 3;
 
     static ulong Hash(ulong n) => XxHash3.HashToUInt64(BitConverter.GetBytes(n)) >> 16;
 
@@ -102,6 +103,25 @@ public sealed class RunTests
         using RunSet opened = Open(disk, life: 2);
         AssertWhole(opened, 100 * EntriesPerRun);
         Assert.Equal(17, opened.Seed);
+    }
+
+    /// <summary>Excludes: runs that came while others were merged are left alone between those, and there are ever more.</summary>
+    [Fact]
+    public void However_late_runs_are_merged_they_become_few()
+    {
+        Random random = new(1);
+        using RunSet runs = Open(new FaultyDisk(), life: 1);
+        for (int round = 0; round < 20; round++)
+        {
+            // Some at once; and some more while those are merged.
+            ulong more = (ulong)random.Next(FewRuns) * EntriesPerRun;
+            Fill(runs, runs.Covered + (ulong)random.Next(1, 2 * RunSet.FanOut) * EntriesPerRun, merge: false);
+            while (runs.TryMerge(() => Fill(runs, runs.Covered + more, merge: false), CancellationToken.None)) more = 0;
+            Assert.All(runs.Runs.CountBy(run => run.Header.Level), each => Assert.True(each.Value < RunSet.FanOut, $"{each.Value} runs were merged {each.Key} times: {string.Join(' ', runs.Runs.Select(run => run.Header.Level))}"));
+            Assert.InRange(runs.Runs.Max(run => run.Header.Level), 0u, (uint)Math.Log(runs.Covered / EntriesPerRun, RunSet.FanOut));
+        }
+
+        AssertWhole(runs, runs.Covered);
     }
 
     /// <summary>Excludes: a file that a crash left half written is believed, or takes another one with it.</summary>
