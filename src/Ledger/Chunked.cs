@@ -18,6 +18,9 @@ public sealed class Chunked<T>
     int _count;
     volatile Image? _image;
 
+    // What the last image put aside lay here; the next one's does. As garbage it would be the collector's largest.
+    Image.Aside[][] _spare = [];
+
     public int Count => _count;
 
     public ref readonly T this[int index] => ref _chunks[index >> ChunkBits][index & (ChunkLength - 1)];
@@ -95,12 +98,12 @@ public sealed class Chunked<T>
 
         // Of each chunk, the last one that was put aside of it, counted from 1; 0 for none.
         readonly int[] _last;
-        Aside[][] _aside = [];
+        Aside[][] _aside;
         int _asideCount;
         int _writtenCount;
 
         /// <summary>An element as it was, where in its chunk, and which was put aside of that chunk before.</summary>
-        struct Aside
+        internal struct Aside
         {
             public int At;
             public int Before;
@@ -112,6 +115,7 @@ public sealed class Chunked<T>
             (_list, _chunks, _count) = (list, list._chunks, list._count);
             _isAside = whileItChanges ? new ulong[(_count + 63) / 64] : [];
             _last = new int[(_count + ChunkLength - 1) >> ChunkBits];
+            _aside = whileItChanges ? list._spare : [];
         }
 
         public int Count => _count;
@@ -158,7 +162,11 @@ public sealed class Chunked<T>
 
         public void Dispose()
         {
-            if (_list._image == this) _list._image = null;
+            if (_list._image != this) return;
+            // No more than this one needed: what was large once is not kept for ever. Where it was not written to its end, its owner may be putting more aside just now.
+            Aside[][] aside = Volatile.Read(ref _aside);
+            _list._spare = aside[..Math.Min(aside.Length, (_asideCount + AsideLength - 1) >> AsideBits)];
+            _list._image = null;
         }
     }
 }

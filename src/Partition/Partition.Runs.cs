@@ -50,8 +50,18 @@ public sealed partial class Partition
     void WriteRuns(Serving serving, Generations generations)
     {
         ulong marked = serving.Journal.MarkedSequence;
-        serving.WritingRun = Beside(serving, () => serving.Derived.WriteDue(generations, marked), e => NoRun(serving, e));
+        serving.WritingRun = Beside(serving, () =>
+        {
+            serving.Derived.WriteDue(generations, marked);
+            CollectLarge();
+        }, e => NoRun(serving, e));
     }
+
+    /// <summary>
+    /// A generation and what it is sorted in are some 200 MB, what an audit replays into as large as the state, and nothing else makes garbage here: by itself the
+    /// collector comes when there is about as much of it as of the state.
+    /// </summary>
+    static void CollectLarge() => GC.Collect(GC.MaxGeneration, GCCollectionMode.Forced, blocking: false);
 
     void MergeRuns(Serving serving) => serving.MergingRuns = Beside(
         serving,

@@ -91,6 +91,7 @@ public sealed partial class Partition
         }, serving.Ending.Token);
         serving.AuditedSequence = to;
         _queue.Wake();
+        CollectLarge();
     }
 
     /// <summary>
