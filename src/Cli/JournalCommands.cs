@@ -41,7 +41,7 @@ static class JournalCommands
         Option<string> data = Terminal.DataOption();
         Option<string?> cluster = Terminal.ClusterOption();
         Option<bool> json = Terminal.JsonOption();
-        Command command = new("verify", "Check the whole chain, every checksum, every invariant, and snapshots against a replay. Exit 1 on any damage.") { data, cluster, json };
+        Command command = new("verify", "Check the whole chain, every checksum, every invariant, and snapshots and runs against a replay. Exit 1 on any damage.") { data, cluster, json };
         command.Validators.Add(result => Terminal.CheckEither(result, data, cluster));
         command.SetAction((parsed, _) => Terminal.RunAsync(async () =>
         {
@@ -117,10 +117,10 @@ static class JournalCommands
             }
 
             Partition.Apply(block, machine);
-            // Nothing is decided here: a replay needs its last generation only. Who verifies sees that each id was decided once in its own.
+            // Nothing is decided here: a replay needs its last generation only. Who verifies sees at once that each id was decided once in its own.
             if (checkMerkleRoots) machine.State.Ids.Link();
-            machine.State.Generations.Forget(machine.State.LastSequence);
             onBlock?.Invoke(block, machine.State);
+            machine.State.Generations.Forget(machine.State.LastSequence);
             if (reader.LastNumber % 256 == 0) progress(reader.Done);
         }
 
@@ -308,7 +308,7 @@ static class JournalCommands
         }
         else if (failures.Count == 0)
         {
-            Console.WriteLine($"verified {all.Aggregate(0ul, (sum, one) => sum + one.Events)} events in {all.Aggregate(0ul, (sum, one) => sum + one.Blocks)} blocks up to {Position(all)} in {all.Sum(one => one.Took.TotalSeconds):0.00} s: chain, checksums, Merkle roots, invariants, snapshots");
+            Console.WriteLine($"verified {all.Aggregate(0ul, (sum, one) => sum + one.Events)} events in {all.Aggregate(0ul, (sum, one) => sum + one.Blocks)} blocks up to {Position(all)} in {all.Sum(one => one.Took.TotalSeconds):0.00} s: chain, checksums, Merkle roots, invariants, each id once, snapshots, runs");
             PrintSums([.. all]);
         }
 
@@ -326,9 +326,11 @@ static class JournalCommands
             else failures.Add($"{name} is damaged. It is only a shortcut: delete it.");
         }
 
+        using RunCheck runs = new(store, failures);
         Replayed replayed = ReplayPartition(store, partitionsCount, checkMerkleRoots: true, ulong.MaxValue, long.MaxValue, progress, (in Block block, State state) =>
         {
             CheckDigests(block, failures);
+            runs.See(state.Generations);
             if (!expected.Remove(block.Header.Number, out (string Name, SnapshotHeader Header) snapshot)) return;
             if (BlockHeader.ComputeHash(block.HeaderBytes) != snapshot.Header.BlockHash) failures.Add($"{snapshot.Name} was made after another block {block.Header.Number}. Delete it.");
             else if (!IsSameState(snapshots, snapshot.Name, snapshot.Header, state)) failures.Add($"{snapshot.Name} differs from the replay up to block {block.Header.Number}. Delete it.");
@@ -338,6 +340,7 @@ static class JournalCommands
             failures.Add($"journal_lost_tail: {name} was made after event {header.Sequence}, but the journal ends at event {replayed.State.LastSequence} (block {replayed.Blocks}). Restore the journal from a copy.");
         }
 
+        runs.Finish(replayed.State);
         return replayed;
     }
 

@@ -49,14 +49,7 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
                 else log($"Partition {partition}: {name} is not whole: it is made again from the journal.");
             }
 
-            List<Run> best = [];
-            foreach (long written in whole.Select(run => run.Header.Seed).Distinct())
-            {
-                List<Run> chain = [];
-                for (ulong at = 0; whole.Where(run => run.Header.Seed == written && run.Header.From == at && run.Header.To > at).MaxBy(run => run.Header.To) is Run next; at = next.Header.To) chain.Add(next);
-                if (chain.Count > 0 && (best.Count == 0 || chain[^1].Header.To > best[^1].Header.To)) best = chain;
-            }
-
+            List<Run> best = Best(whole);
             foreach (string name in names.Except(best.Select(run => run.Name), StringComparer.Ordinal)) disk.Delete(name);
             foreach (Run useless in whole.Except(best)) useless.Leave();
             if (best.Count > 0) Seed = best[0].Header.Seed;
@@ -69,7 +62,21 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         }
     }
 
-    static bool IsRun(string name) => name.EndsWith(Extension, StringComparison.Ordinal);
+    /// <summary>Those that cover most from the first event on, with hashes of one seed.</summary>
+    public static List<Run> Best(IReadOnlyList<Run> runs)
+    {
+        List<Run> best = [];
+        foreach (long written in runs.Select(run => run.Header.Seed).Distinct())
+        {
+            List<Run> chain = [];
+            for (ulong at = 0; runs.Where(run => run.Header.Seed == written && run.Header.From == at && run.Header.To > at).MaxBy(run => run.Header.To) is Run next; at = next.Header.To) chain.Add(next);
+            if (chain.Count > 0 && (best.Count == 0 || chain[^1].Header.To > best[^1].Header.To)) best = chain;
+        }
+
+        return best;
+    }
+
+    public static bool IsRun(string name) => name.EndsWith(Extension, StringComparison.Ordinal);
 
     string Name(ulong from, ulong to) => string.Create(CultureInfo.InvariantCulture, $"{folder}/{from:D20}-{to:D20}-{life:x16}{Extension}");
 
@@ -142,9 +149,28 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
     }
 
     /// <param name="after">Runs from here on are merged meanwhile: a long merge must not let them pile up.</param>
-    void Merge(Run[] runs, RunWriter writer, int after, Action mayDelete, CancellationToken cancellation)
+    void Merge(Run[] runs, RunWriter writer, int after, Action mayDelete, CancellationToken cancellation) => Visit(
+        runs,
+        entryWords,
+        (_, entry) => writer.Add(entry),
+        () =>
+        {
+            cancellation.ThrowIfCancellationRequested();
+            while (TryMerge(after, mayDelete, cancellation))
+            {
+                // Until there is none.
+            }
+        });
+
+    public delegate void OnEntry(int run, ReadOnlySpan<ulong> entry);
+
+    /// <summary>Goes through all entries of runs, in the order of their first two words.</summary>
+    /// <param name="onEntry">Gets the run's index.</param>
+    /// <param name="onRead">Called now and then.</param>
+    /// <exception cref="RunDamagedException">A page is not what was written.</exception>
+    public static void Visit(IReadOnlyList<Run> runs, int entryWords, OnEntry onEntry, Action onRead)
     {
-        Cursor[] cursors = [.. runs.Select(run => new Cursor(run, entryWords))];
+        Cursor[] cursors = [.. runs.Select((run, index) => new Cursor(index, run, entryWords))];
         while (true)
         {
             Cursor? lowest = null;
@@ -154,13 +180,8 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
             }
 
             if (lowest is null) return;
-            writer.Add(lowest.Entry);
-            if (!lowest.MoveNext()) continue;
-            cancellation.ThrowIfCancellationRequested();
-            while (TryMerge(after, mayDelete, cancellation))
-            {
-                // Until there is none.
-            }
+            onEntry(lowest.Index, lowest.Entry);
+            if (lowest.MoveNext()) onRead();
         }
     }
 
@@ -209,12 +230,14 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         int _left;
         int _at;
 
-        public Cursor(Run run, int entryWords)
+        public Cursor(int index, Run run, int entryWords)
         {
-            (_run, _entryWords) = (run, entryWords);
+            (Index, _run, _entryWords) = (index, run, entryWords);
             _pages = new ulong[Math.Min(PagesAtOnce, run.PagesCount) * Run.PageWords];
             Load();
         }
+
+        public int Index { get; }
 
         public bool IsAtEnd { get; private set; }
 

@@ -13,7 +13,7 @@ public sealed class History : IDisposable
     public const string Folder = "history";
 
     // Of an entry, which is in the order of the first two.
-    const int EntryWords = 4;
+    internal const int EntryWords = 4;
     const int NumberWord = 1;
     const int SequenceWord = 2;
     const int TimeWord = 3;
@@ -51,12 +51,18 @@ public sealed class History : IDisposable
         int at = 0;
         foreach (BalanceMark mark in marks.OrderBy(static mark => FirstWord(mark.Account, mark.Currency)))
         {
-            entries[at] = FirstWord(mark.Account, mark.Currency);
-            (entries[at + NumberWord], entries[at + SequenceWord], entries[at + TimeWord]) = (mark.Number, mark.Sequence, (ulong)mark.TimeMicros);
+            Write(mark, entries.AsSpan(at));
             at += EntryWords;
         }
 
         _runs.Add(generation.To, entries);
+    }
+
+    /// <summary>A mark as an entry.</summary>
+    internal static void Write(in BalanceMark mark, Span<ulong> entry)
+    {
+        entry[0] = FirstWord(mark.Account, mark.Currency);
+        (entry[NumberWord], entry[SequenceWord], entry[TimeWord]) = (mark.Number, mark.Sequence, (ulong)mark.TimeMicros);
     }
 
     static ulong FirstWord(uint account, uint currency) => ((ulong)account << 32) | currency;

@@ -13,7 +13,7 @@ public sealed class OldIds : IDisposable
 {
     public const string Folder = "ids";
 
-    const int EntryWords = 2;
+    internal const int EntryWords = 2;
 
     // Of an entry: hash (48 bits) and lower half of the home; its upper half and the sequence (48 bits).
     const int HomeBits = 16;
@@ -57,15 +57,29 @@ public sealed class OldIds : IDisposable
         RunEntry[] entries = new RunEntry[Math.Max(0, count - skipped)];
         for (int i = skipped; i < count; i++)
         {
-            ref readonly RememberedId one = ref generation[i];
-            Check.That(one.Sequence <= SequenceMax, "sequences fit in 48 bits");
-            entries[i - skipped] = new RunEntry(FirstWord(HashOf(one.TransactionId), one.Home), ((ulong)(one.Home >> HomeBits) << SequenceBits) | one.Sequence);
+            entries[i - skipped] = EntryOf(generation[i], _runs.Seed);
         }
 
         return RunEntry.Sorted(entries);
     }
 
-    ulong HashOf(UInt128 id) => XxHash3.HashToUInt64(MemoryMarshal.AsBytes(new ReadOnlySpan<UInt128>(in id)), _runs.Seed) >> 16;
+    internal static RunEntry EntryOf(in RememberedId one, long seed)
+    {
+        Check.That(one.Sequence <= SequenceMax, "sequences fit in 48 bits");
+        return new RunEntry(FirstWord(HashOf(one.TransactionId, seed), one.Home), ((ulong)(one.Home >> HomeBits) << SequenceBits) | one.Sequence);
+    }
+
+    /// <summary>What of an entry a run's filter knows.</summary>
+    internal static ulong HashIn(in RunEntry entry) => entry.First >> HomeBits;
+
+    internal static ulong SequenceIn(in RunEntry entry) => entry.Second & SequenceMax;
+
+    /// <summary>Whether both are of one home, and of ids with the same hash: nearly always of the same id.</summary>
+    internal static bool AreAlike(in RunEntry a, in RunEntry b) => a.First == b.First && a.Second >> SequenceBits == b.Second >> SequenceBits;
+
+    ulong HashOf(UInt128 id) => HashOf(id, _runs.Seed);
+
+    static ulong HashOf(UInt128 id, long seed) => XxHash3.HashToUInt64(MemoryMarshal.AsBytes(new ReadOnlySpan<UInt128>(in id)), seed) >> 16;
 
     static ulong FirstWord(ulong hash, uint home) => (hash << HomeBits) | (home & 0xffff);
 

@@ -228,4 +228,96 @@ public sealed class OldIdsTests
         Assert.Equal(whole, TestLedger.Bytes(replayed.State));
         Assert.Equal(1000ul, replayed.State.Ids.Count);
     }
+
+    /// <summary>What <c>purse verify</c> finds of the runs.</summary>
+    static List<string> Verify(FaultyDisk disk)
+    {
+        List<string> failures = [];
+        FileStore store = new(disk, 0, Journal);
+        StateMachine machine = new(new State(tableSeed: 5, eventsPerGeneration: Options.EventsPerGeneration));
+        using RunCheck check = new(store, failures);
+        using JournalReader reader = store.Read(checkMerkleRoots: false);
+        while (reader.TryReadNext(out Block block))
+        {
+            Partition.Apply(block, machine);
+            check.See(machine.State.Generations);
+            machine.State.Generations.Forget(machine.State.LastSequence);
+        }
+
+        check.Finish(machine.State);
+        return failures;
+    }
+
+    static string OnlyFailure(FaultyDisk disk) => Assert.Single(Verify(disk));
+
+    /// <summary>All its runs become one, whose entries may be others.</summary>
+    static void Rewrite(FaultyDisk disk, string folder, int entryWords, Func<List<ulong[]>, IEnumerable<ulong[]>> change)
+    {
+        List<Run> runs = RunSet.Best([.. disk.List(folder).Select(name => Run.TryOpen(disk, name, 0, entryWords)!)]);
+        List<ulong[]> entries = [];
+        RunSet.Visit(runs, entryWords, (_, entry) => entries.Add(entry.ToArray()), static () => { });
+        foreach (string name in disk.List(folder)) disk.Delete(name);
+        using RunSet rewritten = new(disk, 0, folder, entryWords, hasFilters: runs[0].Filter is not null, life: 99, runs[0].Header.Seed);
+        rewritten.Add(runs[^1].Header.To, change(entries).SelectMany(entry => entry).ToArray());
+    }
+
+    /// <summary>Excludes: verified, and yet a run is not what the journal makes.</summary>
+    [Fact]
+    public async Task Whoever_verifies_finds_every_run_that_is_not_what_the_journal_makes()
+    {
+        FaultyDisk whole = new();
+        await using (Partition partition = Start(whole))
+        {
+            await FillAsync(partition, 1000);
+            await ForgottenAsync(partition, 1900);
+        }
+
+        Assert.Empty(Verify(whole));
+        FaultyDisk without = whole.Copy();
+        foreach (string name in (string[])[.. without.List(OldIds.Folder), .. without.List(History.Folder)]) without.Delete(name);
+        Assert.Empty(Verify(without));
+
+        foreach ((string folder, int words) in ((string, int)[])[(OldIds.Folder, 2), (History.Folder, 4)])
+        {
+            FaultyDisk rewritten = whole.Copy();
+            Rewrite(rewritten, folder, words, entries => entries);
+            Assert.Empty(Verify(rewritten));
+            FaultyDisk less = whole.Copy();
+            Rewrite(less, folder, words, entries => entries.Skip(1));
+            Assert.Contains("differs from the replay", OnlyFailure(less));
+            FaultyDisk other = whole.Copy();
+            Rewrite(other, folder, words, entries => [.. entries[..^1], [.. entries[^1][..^1], entries[^1][^1] ^ 1]]);
+            Assert.Contains("differs from the replay", OnlyFailure(other));
+            FaultyDisk unsorted = whole.Copy();
+            Rewrite(unsorted, folder, words, entries => entries.AsEnumerable().Reverse());
+            Assert.Contains("is not sorted", OnlyFailure(unsorted));
+            FaultyDisk flipped = whole.Copy();
+            flipped.Flip(flipped.List(folder)[0], 100);
+            Assert.Contains("is not what was written", OnlyFailure(flipped));
+            FaultyDisk cut = whole.Copy();
+            cut.Flip(cut.List(folder)[0], cut.Open(cut.List(folder)[0], writable: false).Length - 8);
+            Assert.Contains("is damaged", OnlyFailure(cut));
+        }
+    }
+
+    /// <summary>Excludes: verified, and yet an id was decided again long after it had left memory.</summary>
+    [Fact]
+    public async Task Whoever_verifies_finds_an_id_that_was_decided_twice_however_far_apart()
+    {
+        FaultyDisk disk = new();
+        Decision[] firsts;
+        await using (Partition partition = Start(disk))
+        {
+            firsts = await FillAsync(partition, 1000);
+            await ForgottenAsync(partition, 1900);
+        }
+
+        Rewrite(disk, OldIds.Folder, 2, entries => entries.Where(entry => (entry[1] & ((1ul << 48) - 1)) != firsts[41].Sequence));
+        Decision again;
+        await using (Partition partition = Start(disk)) again = (await DoneAsync(partition, Transfer(42)))[0];
+        Assert.Contains("differs from the replay", OnlyFailure(disk));
+        Assert.True(again.Sequence > firsts[^1].Sequence);
+        foreach (string name in disk.List(OldIds.Folder)) disk.Delete(name);
+        Assert.Equal($"The id 42 was decided twice: it is in event {firsts[41].Sequence} and in event {again.Sequence}.", OnlyFailure(disk));
+    }
 }
