@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 
@@ -31,6 +32,9 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
 {
     const int ChainLengthMax = 8;
 
+    // In steps as large as these a table grows seldom, and what has to move is little each time.
+    const int GrowthBits = 4;
+
     readonly Chunked<RememberedId> _ids = new();
     readonly Dictionary<(UInt128 Id, uint Home), uint> _crowded = [];
     readonly Chunked<BalanceMark> _marks = new();
@@ -38,6 +42,7 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
     ulong[] _slots = [];
     ulong[]? _cleared = cleared;
     int _slotsUsed;
+    SlotsAhead _ahead;
     volatile bool _isLinked;
     readonly Lock _linking = new();
 
@@ -148,12 +153,15 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
         {
             if ((_slotsUsed + 1) * 2 > _slots.Length)
             {
-                Grow(_slots.Length * 2);
+                Grow();
                 First(added.TransactionId, out slot);
             }
 
             _slots[slot & (ulong)(_slots.Length - 1)] = (Hash(added.TransactionId) & 0xffff_ffff_0000_0000) | number;
             _slotsUsed++;
+            // Through the second half of what has room here, so that they are there when they are needed.
+            int half = _slots.Length / 4;
+            if (_slotsUsed > half) _ahead.Clear(NextLength, (int)((long)NextLength * (_slotsUsed - half) / half));
             return;
         }
 
@@ -172,11 +180,15 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
         _ids.Edit((int)last - 1).Next = number;
     }
 
-    void Grow(int length)
+    /// <summary>No more than the ids of so many events need, two of them each; twice as many where there are more ids than that.</summary>
+    int NextLength => Math.Max(_slots.Length * 2, (int)Math.Min((ulong)_slots.Length << GrowthBits, BitOperations.RoundUpToPowerOf2(to - from)));
+
+    void Grow()
     {
         const int EntriesAhead = 32;
         ulong[] before = _slots;
-        _slots = new ulong[length];
+        int length = NextLength;
+        _slots = _ahead.Take(length) ?? new ulong[length];
         for (int i = 0; i < before.Length; i++)
         {
             // The ids lie in another order than their slots: what comes later is on its way while this one moves.
@@ -227,5 +239,30 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
         }
 
         return low;
+    }
+}
+
+/// <summary>Slots that will be needed, cleared piece by piece before: 32 MB of fresh memory at once took 80 ms, for which all requests waited.</summary>
+struct SlotsAhead
+{
+    ulong[]? _slots;
+    int _cleared;
+
+    /// <param name="length">How many there will be.</param>
+    /// <param name="count">How many are to be clear by now.</param>
+    public void Clear(int length, int count)
+    {
+        if (_slots?.Length != length) (_slots, _cleared) = (GC.AllocateUninitializedArray<ulong>(length), 0);
+        if (count <= _cleared) return;
+        _slots.AsSpan(_cleared, count - _cleared).Clear();
+        _cleared = count;
+    }
+
+    /// <summary>Null where they are not all clear, or not so many.</summary>
+    public ulong[]? Take(int length)
+    {
+        ulong[]? slots = _slots?.Length == length && _cleared == length ? _slots : null;
+        (_slots, _cleared) = (null, 0);
+        return slots;
     }
 }

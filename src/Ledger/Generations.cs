@@ -43,30 +43,22 @@ public sealed class Generations(long seed, ulong eventsPerGeneration)
     }
 
     // As many slots as the one before came to have: in a steady load none ever grows.
-    void Begin(Generation last)
-    {
-        Volatile.Write(ref _all, [.. _all, new Generation(seed, last.To, last.To + eventsPerGeneration, last.SlotsCount, _aheadCount == _ahead.Length ? _ahead : null)]);
-        (_ahead, _aheadCount) = ([], 0);
-    }
+    void Begin(Generation last) =>
+        Volatile.Write(ref _all, [.. _all, new Generation(seed, last.To, last.To + eventsPerGeneration, last.SlotsCount, _ahead.Take(last.SlotsCount))]);
 
     const ulong EventsPerPiece = 1024;
 
-    ulong[] _ahead = [];
-    int _aheadCount;
+    // Of the generation after the last.
+    SlotsAhead _ahead;
 
-    /// <summary>
-    /// The slots of the generation after this one, piece by piece through its second half: 32 MB of fresh memory at once took 80 ms, for which all requests waited.
-    /// </summary>
+    /// <summary>Through the second half of a generation.</summary>
     void ClearAhead(Generation last, ulong sequence)
     {
         ulong half = Math.Max(1, eventsPerGeneration / 2);
         if (sequence + half < last.To) return;
-        if (_ahead.Length != last.SlotsCount) (_ahead, _aheadCount) = (GC.AllocateUninitializedArray<ulong>(last.SlotsCount), 0);
         // All of them a piece before its end, whatever the length of a piece.
         ulong done = Math.Min(half, sequence + half + EventsPerPiece - last.To);
-        int count = (int)((UInt128)(uint)_ahead.Length * done / half);
-        _ahead.AsSpan(_aheadCount, count - _aheadCount).Clear();
-        _aheadCount = count;
+        _ahead.Clear(last.SlotsCount, (int)((UInt128)(uint)last.SlotsCount * done / half));
     }
 
     /// <summary>Lets go of full generations that end there or before.</summary>
