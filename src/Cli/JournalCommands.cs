@@ -276,19 +276,22 @@ static class JournalCommands
         List<Replayed> all = [];
         for (int partition = 0; partition < journals.Count; partition++)
         {
+            List<string> own = [];
             try
             {
                 Replayed replayed = await Terminal.ProgressAsync("Verifying", progress =>
-                    Task.Run(() => VerifyPartition(journals.Stores[partition], journals.Count, failures, done => progress((partition + done) / journals.Count))));
+                    Task.Run(() => VerifyPartition(journals.Stores[partition], journals.Count, own, done => progress((partition + done) / journals.Count))));
                 all.Add(replayed);
                 WarnOfTornTail(journals, replayed.TornTail);
                 foreach (uint currency in replayed.State.CurrenciesInUse().Where(c => replayed.State.CountSum(c) != 0))
-                    failures.Add($"partition {partition}: the balances in {replayed.State.CurrencyCode(currency)} add up to {Amount.Format(replayed.State.CountSum(currency), replayed.State.Decimals(currency))}, not 0");
+                    own.Add($"the balances in {replayed.State.CurrencyCode(currency)} add up to {Amount.Format(replayed.State.CountSum(currency), replayed.State.Decimals(currency))}, not 0");
             }
             catch (Exception e) when (e is JournalDamagedException or InvariantBrokenException or InvalidDataException or IndexOutOfRangeException or ArgumentOutOfRangeException)
             {
-                failures.Add(journals.Count == 1 ? e.Message : $"partition {partition}: {e.Message}");
+                own.Add(e.Message);
             }
+
+            failures.AddRange(own.Select(failure => journals.Count == 1 ? failure : $"partition {partition}: {failure}"));
         }
 
         bool isWhole = all.Count == journals.Count;
@@ -340,7 +343,7 @@ static class JournalCommands
             failures.Add($"journal_lost_tail: {name} was made after event {header.Sequence}, but the journal ends at event {replayed.State.LastSequence} (block {replayed.Blocks}). Restore the journal from a copy.");
         }
 
-        runs.Finish(replayed.State);
+        if (runs.Finish(replayed.State) is string warning) Terminal.Note($"warning: {warning}");
         return replayed;
     }
 

@@ -152,7 +152,7 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
     void Merge(Run[] runs, RunWriter writer, int after, Action mayDelete, CancellationToken cancellation) => Visit(
         runs,
         entryWords,
-        (_, entry) => writer.Add(entry),
+        writer.Add,
         () =>
         {
             cancellation.ThrowIfCancellationRequested();
@@ -162,15 +162,14 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
             }
         });
 
-    public delegate void OnEntry(int run, ReadOnlySpan<ulong> entry);
+    public delegate void OnEntry(ReadOnlySpan<ulong> entry);
 
     /// <summary>Goes through all entries of runs, in the order of their first two words.</summary>
-    /// <param name="onEntry">Gets the run's index.</param>
     /// <param name="onRead">Called now and then.</param>
     /// <exception cref="RunDamagedException">A page is not what was written.</exception>
     public static void Visit(IReadOnlyList<Run> runs, int entryWords, OnEntry onEntry, Action onRead)
     {
-        Cursor[] cursors = [.. runs.Select((run, index) => new Cursor(index, run, entryWords))];
+        Cursor[] cursors = [.. runs.Select(run => new Cursor(run, entryWords))];
         while (true)
         {
             Cursor? lowest = null;
@@ -180,7 +179,7 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
             }
 
             if (lowest is null) return;
-            onEntry(lowest.Index, lowest.Entry);
+            onEntry(lowest.Entry);
             if (lowest.MoveNext()) onRead();
         }
     }
@@ -230,14 +229,12 @@ public sealed class RunSet(IDisk disk, int partition, string folder, int entryWo
         int _left;
         int _at;
 
-        public Cursor(int index, Run run, int entryWords)
+        public Cursor(Run run, int entryWords)
         {
-            (Index, _run, _entryWords) = (index, run, entryWords);
+            (_run, _entryWords) = (run, entryWords);
             _pages = new ulong[Math.Min(PagesAtOnce, run.PagesCount) * Run.PageWords];
             Load();
         }
-
-        public int Index { get; }
 
         public bool IsAtEnd { get; private set; }
 

@@ -110,7 +110,9 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
     internal void Add(uint home, UInt128 id, ulong sequence)
     {
         _ids.Add() = new RememberedId { TransactionId = id, Sequence = sequence, Home = home };
-        if (_isLinked) Link((uint)_ids.Count);
+        if (!_isLinked) return;
+        Link((uint)_ids.Count);
+        ClearAhead();
     }
 
     /// <summary>Makes the slots, if they are not there yet; fails where an id was decided twice.</summary>
@@ -159,9 +161,6 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
 
             _slots[slot & (ulong)(_slots.Length - 1)] = (Hash(added.TransactionId) & 0xffff_ffff_0000_0000) | number;
             _slotsUsed++;
-            // Through the second half of what has room here, so that they are there when they are needed.
-            int half = _slots.Length / 4;
-            if (_slotsUsed > half) _ahead.Clear(NextLength, (int)((long)NextLength * (_slotsUsed - half) / half));
             return;
         }
 
@@ -180,8 +179,17 @@ public sealed class Generation(long seed, ulong from, ulong to, int slots, ulong
         _ids.Edit((int)last - 1).Next = number;
     }
 
-    /// <summary>No more than the ids of so many events need, two of them each; twice as many where there are more ids than that.</summary>
-    int NextLength => Math.Max(_slots.Length * 2, (int)Math.Min((ulong)_slots.Length << GrowthBits, BitOperations.RoundUpToPowerOf2(to - from)));
+    /// <summary>What the ids of so many events need, two of them each. It rarely needs more, and then doubles.</summary>
+    ulong UsualLength => BitOperations.RoundUpToPowerOf2(to - from);
+
+    int NextLength => Math.Max(_slots.Length * 2, (int)Math.Min((ulong)_slots.Length << GrowthBits, UsualLength));
+
+    /// <summary>Through the second half of what has room here, so that the next slots are there when they are needed.</summary>
+    void ClearAhead()
+    {
+        int half = _slots.Length / 4;
+        if (_slotsUsed > half && (ulong)_slots.Length < UsualLength) _ahead.Clear(NextLength, (int)((long)NextLength * (_slotsUsed - half) / half));
+    }
 
     void Grow()
     {

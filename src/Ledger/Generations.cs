@@ -61,12 +61,14 @@ public sealed class Generations(long seed, ulong eventsPerGeneration)
         _ahead.Clear(last.SlotsCount, (int)((UInt128)(uint)last.SlotsCount * done / half));
     }
 
-    /// <summary>Lets go of full generations that end there or before.</summary>
-    public void Forget(ulong sequence)
+    /// <summary>Lets go of full generations that end there or before; false where there is none.</summary>
+    public bool Forget(ulong sequence)
     {
         int forgotten = 0;
         while (forgotten < _all.Length - 1 && _all[forgotten].To <= sequence) forgotten++;
-        if (forgotten > 0) Volatile.Write(ref _all, _all[forgotten..]);
+        if (forgotten == 0) return false;
+        Volatile.Write(ref _all, _all[forgotten..]);
+        return true;
     }
 
     /// <summary>Where the generation of the event after this one begins: a snapshot taken here has what comes after it.</summary>

@@ -37,7 +37,7 @@ public sealed partial class Partition
     void TendRuns(Serving serving)
     {
         Generations generations = serving.Core.State.Generations;
-        generations.Forget(serving.Derived.Covered);
+        if (generations.Forget(serving.Derived.Covered)) ThreadPool.QueueUserWorkItem(static _ => CollectLarge());
         if (serving.NextRunTicks > Environment.TickCount64) return;
         if (serving.WritingRun is not { IsCompleted: false } && serving.Derived.IsDue(generations, serving.Journal.MarkedSequence)) WriteRuns(serving, generations);
         // They are written last: when there are new ones, there are new marks, too.
@@ -50,11 +50,7 @@ public sealed partial class Partition
     void WriteRuns(Serving serving, Generations generations)
     {
         ulong marked = serving.Journal.MarkedSequence;
-        serving.WritingRun = Beside(serving, () =>
-        {
-            serving.Derived.WriteDue(generations, marked);
-            CollectLarge();
-        }, e => NoRun(serving, e));
+        serving.WritingRun = Beside(serving, () => serving.Derived.WriteDue(generations, marked), e => NoRun(serving, e));
     }
 
     /// <summary>

@@ -11,38 +11,41 @@ namespace Purse.Partitions;
 /// </summary>
 public sealed class RunCheck : IDisposable
 {
+    // Of 16 bytes each; whoever starts the server once has runs again.
+    const int RestMax = 32_000_000;
+    const int TriesMax = 5;
+
     readonly IJournalStore _store;
     readonly List<string> _failures;
-    readonly List<Run> _ids;
-    readonly List<Run> _marks;
-
-    // Of the ids, those that find each other: with hashes of one seed, from the first event on.
-    readonly List<Run> _chain;
-    readonly ulong _covered;
-    readonly long _seed;
     readonly Sums _sumsOfIds;
     readonly Sums _sumsOfMarks;
+    List<Run> _ids = [];
+    List<Run> _marks = [];
+
+    // Of the ids, those that find each other: with hashes of one seed, from the first event on.
+    readonly ulong _covered;
+    readonly long _seed;
 
     // What no run has.
     readonly List<RunEntry> _rest = [];
+    bool _isRestTooLong;
+    bool _areIdsDamaged;
     ulong _seen;
 
     /// <param name="failures">Gets a line for everything that is not as it must be.</param>
     public RunCheck(IJournalStore store, List<string> failures)
     {
         (_store, _failures) = (store, failures);
+        Open();
+        if (RunSet.Best(_ids) is [.., Run last]) (_covered, _seed) = (last.Header.To, last.Header.Seed);
+        (_sumsOfIds, _sumsOfMarks) = (new Sums(_ids), new Sums(_marks));
+    }
+
+    void Open()
+    {
+        Leave();
         _ids = Open(OldIds.Folder, OldIds.EntryWords);
         _marks = Open(History.Folder, History.EntryWords);
-        _chain = RunSet.Best(_ids);
-        if (_chain.Count > 0) (_covered, _seed) = (_chain[^1].Header.To, _chain[0].Header.Seed);
-        // Of another seed: a take-over deletes them.
-        foreach (Run run in _ids.Where(run => run.Header.Seed != _seed).ToArray())
-        {
-            _ids.Remove(run);
-            run.Leave();
-        }
-
-        (_sumsOfIds, _sumsOfMarks) = (new Sums(_ids), new Sums(_marks));
     }
 
     List<Run> Open(string folder, int entryWords)
@@ -67,7 +70,12 @@ public sealed class RunCheck : IDisposable
 
     bool IsThere(string name) => _store.Files.List(name[..name.IndexOf('/')]).Contains(name);
 
-    void Fail(string name, string what) => _failures.Add($"{name} {what}. It is made again from the journal: delete it.");
+    void Fail(string name, string what)
+    {
+        string failure = $"{name} {what}. It is made again from the journal: delete it.";
+        if (!_failures.Contains(failure)) _failures.Add(failure);
+        _areIdsDamaged |= name.StartsWith(OldIds.Folder, StringComparison.Ordinal);
+    }
 
     /// <summary>Called before a replay forgets what is full.</summary>
     public void See(Generations generations)
@@ -86,7 +94,13 @@ public sealed class RunCheck : IDisposable
         {
             RunEntry entry = OldIds.EntryOf(generation[i], _seed);
             _sumsOfIds.Add(generation[i].Sequence, MemoryMarshal.Cast<RunEntry, ulong>(new ReadOnlySpan<RunEntry>(in entry)));
-            if (generation[i].Sequence > _covered) _rest.Add(entry);
+            if (generation[i].Sequence > _covered && !_isRestTooLong) _rest.Add(entry);
+        }
+
+        if (_rest.Count > RestMax)
+        {
+            _isRestTooLong = true;
+            _rest.Clear();
         }
 
         Span<ulong> mark = stackalloc ulong[History.EntryWords];
@@ -98,18 +112,42 @@ public sealed class RunCheck : IDisposable
     }
 
     /// <summary>After the last event.</summary>
+    /// <returns>What could not be looked at, and why; null where all was.</returns>
     /// <exception cref="JournalDamagedException">The journal cannot be read any more.</exception>
-    public void Finish(State state)
+    public string? Finish(State state)
     {
         See(state.Generations);
         See(state.Generations.All[^1]);
-        foreach (Run run in _ids) Compare(run, _sumsOfIds, state.LastSequence, isId: true);
-        foreach (Run run in _marks) Compare(run, _sumsOfMarks, state.LastSequence, isId: false);
-        if (_failures.Count == 0) CheckOnce();
+        for (int tries = 1; !TryCompareAll(state.LastSequence); tries++)
+        {
+            if (tries == TriesMax) return $"the runs of partition {_store.Partition} were merged while they were read, {TriesMax} times. Verify again when the server has less to do.";
+            Open();
+        }
+
+        return _isRestTooLong ? $"partition {_store.Partition} has more than {RestMax} ids that are in no run: whether one was decided twice was only looked at within {State.EventsPerGeneration} events. A server that is started makes the runs again." : null;
     }
 
-    void Compare(Run run, Sums sums, ulong lastSequence, bool isId)
+    /// <summary>False where one was merged and deleted meanwhile: what it became is to be looked at.</summary>
+    bool TryCompareAll(ulong lastSequence)
     {
+        try
+        {
+            foreach (Run run in _ids) Compare(run, isId: true, lastSequence);
+            foreach (Run run in _marks) Compare(run, isId: false, lastSequence);
+            if (!_areIdsDamaged && !_isRestTooLong) CheckOnce();
+            return true;
+        }
+        catch (IOException) when (_ids.Concat(_marks).Any(run => !IsThere(run.Name)))
+        {
+            return false;
+        }
+    }
+
+    void Compare(Run run, bool isId, ulong lastSequence)
+    {
+        Sums sums = isId ? _sumsOfIds : _sumsOfMarks;
+        // Of another seed, which a take-over deletes; or written since.
+        if ((isId && run.Header.Seed != _seed) || !sums.Knows(run)) return;
         if (run.Header.To > lastSequence)
         {
             _failures.Add($"journal_lost_tail: {run.Name} was made after event {run.Header.To}, but the journal ends at event {lastSequence}. Restore the journal from a copy.");
@@ -121,7 +159,7 @@ public sealed class RunCheck : IDisposable
         RunEntry before = default;
         try
         {
-            RunSet.Visit([run], (int)run.Header.EntryWords, (_, entry) =>
+            RunSet.Visit([run], (int)run.Header.EntryWords, entry =>
             {
                 count++;
                 sum += Sums.Of(entry);
@@ -131,13 +169,13 @@ public sealed class RunCheck : IDisposable
                 if (isId) isInFilter &= run.Filter?.MayHave(OldIds.HashIn(one)) == true;
             }, static () => { });
         }
-        catch (IOException e) when (e is RunDamagedException || !IsThere(run.Name))
+        catch (RunDamagedException e) when (IsThere(run.Name))
         {
-            if (IsThere(run.Name)) Fail(run.Name, $"is damaged ({e.Message})");
+            Fail(run.Name, $"is damaged ({e.Message})");
             return;
         }
 
-        if ((count, sum) != sums.Between(run.Header.From, run.Header.To)) Fail(run.Name, $"differs from the replay of the events after {run.Header.From}, up to {run.Header.To}");
+        if ((count, sum) != sums.Between(run)) Fail(run.Name, $"differs from the replay of the events after {run.Header.From}, up to {run.Header.To}");
         else if (!isSorted) Fail(run.Name, "is not sorted");
         else if (!isInFilter) Fail(run.Name, "has a filter that leaves out an entry");
     }
@@ -149,7 +187,7 @@ public sealed class RunCheck : IDisposable
         List<(ulong First, ulong Second)> pairs = [];
         RunEntry[] rest = RunEntry.Sorted(CollectionsMarshal.AsSpan(_rest));
         int at = 0;
-        RunSet.Visit(_chain, OldIds.EntryWords, (_, entry) =>
+        RunSet.Visit(RunSet.Best(_ids), OldIds.EntryWords, entry =>
         {
             RunEntry one = new(entry[0], entry[1]);
             while (at < rest.Length && rest[at].CompareTo(one) < 0) Take(rest[at++]);
@@ -180,17 +218,21 @@ public sealed class RunCheck : IDisposable
             if (alike.Count > 0 && alike[0].First != one.First) alike.Clear();
             foreach (RunEntry other in alike)
             {
-                if (OldIds.AreAlike(other, one)) pairs.Add((Math.Min(OldIds.SequenceIn(other), OldIds.SequenceIn(one)), Math.Max(OldIds.SequenceIn(other), OldIds.SequenceIn(one))));
+                (ulong a, ulong b) = (OldIds.SequenceIn(other), OldIds.SequenceIn(one));
+                // The same event where a run was written since.
+                if (a != b && OldIds.AreAlike(other, one)) pairs.Add((Math.Min(a, b), Math.Max(a, b)));
             }
 
             alike.Add(one);
         }
     }
 
-    public void Dispose()
+    void Leave()
     {
         foreach (Run run in _ids.Concat(_marks)) run.Leave();
     }
+
+    public void Dispose() => Leave();
 
     /// <summary>How many entries there are up to each event at which a run begins or ends, and a sum of all of them in which their order does not count.</summary>
     sealed class Sums(IEnumerable<Run> runs)
@@ -208,12 +250,15 @@ public sealed class RunCheck : IDisposable
             _all = (_all.Count + 1, _all.Sum + Of(entry));
         }
 
-        public (long Count, ulong Sum) Between(ulong from, ulong to)
+        /// <summary>Whether it begins and ends where one does.</summary>
+        public bool Knows(Run run) => Array.BinarySearch(_ends, run.Header.From) >= 0 && Array.BinarySearch(_ends, run.Header.To) >= 0;
+
+        public (long Count, ulong Sum) Between(Run run)
         {
-            (long Count, ulong Sum) first = UpTo(from), last = UpTo(to);
+            (long Count, ulong Sum) first = UpTo(run.Header.From), last = UpTo(run.Header.To);
             return (last.Count - first.Count, last.Sum - first.Sum);
         }
 
-        (long Count, ulong Sum) UpTo(ulong end) => Array.BinarySearch(_ends, end) is >= 0 and int index && index < _upTo.Count ? _upTo[index] : _all;
+        (long Count, ulong Sum) UpTo(ulong end) => Array.BinarySearch(_ends, end) is int index && index < _upTo.Count ? _upTo[index] : _all;
     }
 }

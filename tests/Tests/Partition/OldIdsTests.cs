@@ -230,7 +230,8 @@ public sealed class OldIdsTests
     }
 
     /// <summary>What <c>purse verify</c> finds of the runs.</summary>
-    static List<string> Verify(FaultyDisk disk)
+    /// <param name="meanwhile">Done once all was replayed.</param>
+    static List<string> Verify(FaultyDisk disk, Action? meanwhile = null)
     {
         List<string> failures = [];
         FileStore store = new(disk, 0, Journal);
@@ -244,7 +245,8 @@ public sealed class OldIdsTests
             machine.State.Generations.Forget(machine.State.LastSequence);
         }
 
-        check.Finish(machine.State);
+        meanwhile?.Invoke();
+        Assert.Null(check.Finish(machine.State));
         return failures;
     }
 
@@ -255,7 +257,7 @@ public sealed class OldIdsTests
     {
         List<Run> runs = RunSet.Best([.. disk.List(folder).Select(name => Run.TryOpen(disk, name, 0, entryWords)!)]);
         List<ulong[]> entries = [];
-        RunSet.Visit(runs, entryWords, (_, entry) => entries.Add(entry.ToArray()), static () => { });
+        RunSet.Visit(runs, entryWords, entry => entries.Add(entry.ToArray()), static () => { });
         foreach (string name in disk.List(folder)) disk.Delete(name);
         using RunSet rewritten = new(disk, 0, folder, entryWords, hasFilters: runs[0].Filter is not null, life: 99, runs[0].Header.Seed);
         rewritten.Add(runs[^1].Header.To, change(entries).SelectMany(entry => entry).ToArray());
@@ -279,6 +281,9 @@ public sealed class OldIdsTests
 
         foreach ((string folder, int words) in ((string, int)[])[(OldIds.Folder, 2), (History.Folder, 4)])
         {
+            // All are merged into one while somebody verifies.
+            FaultyDisk merged = whole.Copy();
+            Assert.Empty(Verify(merged, () => Rewrite(merged, folder, words, entries => entries)));
             FaultyDisk rewritten = whole.Copy();
             Rewrite(rewritten, folder, words, entries => entries);
             Assert.Empty(Verify(rewritten));
