@@ -199,7 +199,7 @@ public sealed class ClusterFaultTests : IAsyncLifetime
         do
         {
             // What a node had sent to the view before it was killed may still be committed.
-            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(15), "the view gets no older though nobody feeds it");
+            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(10), "the view gets no older though nobody feeds it");
             before = await AgeAsync(balance);
             await Task.Delay(1500);
         }
