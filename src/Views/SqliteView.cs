@@ -1,8 +1,10 @@
 using System.Data.Common;
 using System.Globalization;
+using System.Runtime.InteropServices;
 using System.Text;
 using Microsoft.Data.Sqlite;
 using Purse.Ledger;
+using SQLitePCL;
 
 namespace Purse.Views;
 
@@ -71,7 +73,7 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
     {
         using SqliteTransaction transaction = _connection!.BeginTransaction();
         Statements statements = _statements ??= new Statements(_connection);
-        foreach ((int partition, ulong position) in current) statements.Mark.Run(transaction, TimeOf(timeMicros), partition, (long)position);
+        foreach ((int partition, ulong position) in current) statements.Mark.Time(timeMicros).Number(partition).Number((long)position).Run();
         transaction.Commit();
     }
 
@@ -133,70 +135,64 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         SqliteConnection connection = _connection!;
         using SqliteTransaction transaction = connection.BeginTransaction();
         Statements statements = _statements ??= new Statements(connection);
-        if (statements.Checkpoint.Run(transaction, (long)batch.Last, batch.Partition, (long)batch.After) == 0) return false;
+        if (statements.Checkpoint.Number((long)batch.Last).Number(batch.Partition).Number((long)batch.After).Run() == 0) return false;
         State state = batch.State;
-        foreach ((string currency, int decimals) in batch.Currencies) statements.Currency.Run(transaction, currency, decimals);
-        foreach (AccountRow row in batch.Accounts) WriteAccount(row, batch, statements, transaction);
-        foreach (EntryRow row in batch.Entries)
+        foreach ((string currency, int decimals) in batch.Currencies) statements.Currency.Text(currency).Number(decimals).Run();
+        foreach (AccountRow row in batch.Accounts) WriteAccount(row, batch, statements);
+        foreach (ref readonly EntryRow row in CollectionsMarshal.AsSpan(batch.Entries))
         {
             int decimals = state.Decimals(row.Currency);
-            statements.Entry.Run(
-                transaction, batch.Partition, (long)row.Position, TimeOf(row.TimeMicros), NameOf(row.Kind), NameOf(state, row.Account), state.CurrencyCode(row.Currency), Amount.Format(row.Amount, decimals),
-                Amount.Format(row.Posted, decimals), Amount.Format(row.Held, decimals), row.Counterparty == 0 ? DBNull.Value : NameOf(state, row.Counterparty), row.TransactionId == 0 ? DBNull.Value : UuidOf(row.TransactionId));
+            statements.Entry
+                .Number(batch.Partition).Number((long)row.Position).Time(row.TimeMicros).Text(NameOf(row.Kind)).Name(state, row.Account).Text(state.CurrencyCode(row.Currency)).Amount(row.Amount, decimals)
+                .Amount(row.Posted, decimals).Amount(row.Held, decimals).Name(state, row.Counterparty).Uuid(row.TransactionId).Run();
         }
 
-        foreach (ref readonly TransferRow row in System.Runtime.InteropServices.CollectionsMarshal.AsSpan(batch.Transfers))
+        foreach (ref readonly TransferRow row in CollectionsMarshal.AsSpan(batch.Transfers))
         {
-            statements.Transfer.Run(
-                transaction, batch.Partition, (long)row.Position, (int)row.Posting, UuidOf(row.TransactionId), row.Origin.Partition, (long)row.Origin.Position,
-                row.OriginalId == 0 ? DBNull.Value : UuidOf(row.OriginalId), TimeOf(row.TimeMicros), NameOf(state, row.From), NameOf(state, row.To), state.CurrencyCode(row.Currency),
-                Amount.Format(row.Amount, state.Decimals(row.Currency)), NameOf(row.Status), row.Status == TransferStatus.Rejected ? NameOf(row.Refusal) : DBNull.Value,
-                TextOf(row.Description), TextOf(row.Metadata), MembersOf(row.Metadata) ?? (object)DBNull.Value);
+            statements.Transfer
+                .Number(batch.Partition).Number((long)row.Position).Number(row.Posting).Uuid(row.TransactionId).Number(row.Origin.Partition).Number((long)row.Origin.Position).Uuid(row.OriginalId)
+                .Time(row.TimeMicros).Name(state, row.From).Name(state, row.To).Text(state.CurrencyCode(row.Currency)).Amount(row.Amount, state.Decimals(row.Currency)).Text(NameOf(row.Status))
+                .Text(row.Status == TransferStatus.Rejected ? NameOf(row.Refusal) : null).Text(TextOf(row.Description)).Text(TextOf(row.Metadata)).Text(MembersOf(row.Metadata)).Run();
         }
 
         foreach (((uint account, uint currency), BalanceRow row) in batch.Balances)
         {
             int decimals = state.Decimals(currency);
-            statements.Balance.Run(transaction, NameOf(state, account), state.CurrencyCode(currency), batch.Partition, Amount.Format(row.Posted, decimals), Amount.Format(row.Held, decimals), (long)row.Position);
+            statements.Balance.Name(state, account).Text(state.CurrencyCode(currency)).Number(batch.Partition).Amount(row.Posted, decimals).Amount(row.Held, decimals).Number((long)row.Position).Run();
         }
 
         foreach (IdRow row in batch.Ids)
         {
-            statements.Id.Run(
-                transaction, row.Of.Partition, (long)row.Of.Position, row.Status is TransferStatus status ? NameOf(status) : DBNull.Value, row.OriginalId == 0 ? DBNull.Value : UuidOf(row.OriginalId),
-                TextOf(row.Description), TextOf(row.Metadata), MembersOf(row.Metadata) ?? (object)DBNull.Value);
+            statements.Id
+                .Number(row.Of.Partition).Number((long)row.Of.Position).Text(row.Status is TransferStatus status ? NameOf(status) : null).Uuid(row.OriginalId)
+                .Text(TextOf(row.Description)).Text(TextOf(row.Metadata)).Text(MembersOf(row.Metadata)).Run();
         }
 
         transaction.Commit();
         return true;
     }
 
-    void WriteAccount(in AccountRow row, ViewBatch batch, Statements statements, SqliteTransaction transaction)
+    static void WriteAccount(in AccountRow row, ViewBatch batch, Statements statements)
     {
-        string name = NameOf(batch.State, row.Account);
-        object metadata = TextOf(row.Metadata);
+        string? metadata = TextOf(row.Metadata);
         switch (row.Kind)
         {
             case EventKind.AccountOpened:
-                statements.AccountOpened.Run(transaction, name, metadata, LimitsOf(row.Limits, batch.State), TimeOf(row.TimeMicros), batch.Partition, (long)row.Position);
+                statements.AccountOpened.Name(batch.State, row.Account).Text(metadata).Text(LimitsOf(row.Limits, batch.State)).Time(row.TimeMicros).Number(batch.Partition).Number((long)row.Position).Run();
                 break;
             case EventKind.LimitsChanged:
-                statements.AccountLimits.Run(transaction, LimitsOf(row.Limits, batch.State), (long)row.Position, name);
+                statements.AccountLimits.Text(LimitsOf(row.Limits, batch.State)).Number((long)row.Position).Name(batch.State, row.Account).Run();
                 break;
             case EventKind.MetadataChanged:
-                statements.AccountMetadata.Run(transaction, metadata, (long)row.Position, name);
+                statements.AccountMetadata.Text(metadata).Number((long)row.Position).Name(batch.State, row.Account).Run();
                 break;
             default:
-                statements.AccountStatus.Run(transaction, row.Kind == EventKind.Closed ? "closed" : row.IsFrozen ? "frozen" : "open", (long)row.Position, name);
+                statements.AccountStatus.Text(row.Kind == EventKind.Closed ? "closed" : row.IsFrozen ? "frozen" : "open").Number((long)row.Position).Name(batch.State, row.Account).Run();
                 break;
         }
     }
 
-    static string NameOf(State state, uint account) => Encoding.UTF8.GetString(state.Names.Utf8(account));
-
-    static object TextOf(byte[]? utf8) => utf8 is null ? DBNull.Value : Encoding.UTF8.GetString(utf8);
-
-    static string UuidOf(UInt128 id) => GuidOf(id).ToString();
+    static string? TextOf(byte[]? utf8) => utf8 is null ? null : Encoding.UTF8.GetString(utf8);
 
     protected override object TimeOf(long micros) => DateTime.UnixEpoch.AddMicroseconds(micros).ToString(TimeFormat, CultureInfo.InvariantCulture);
 
@@ -230,27 +226,27 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
     /// <summary>Compiled once a connection.</summary>
     sealed class Statements(SqliteConnection connection) : IDisposable
     {
-        public Statement Checkpoint { get; } = new(connection, "update checkpoints set position = $0 where partition = $1 and position = $2", 3);
+        public Statement Checkpoint { get; } = new(connection, "update checkpoints set position = ? where partition = ? and position = ?");
 
-        public Statement Mark { get; } = new(connection, "update checkpoints set current_at = $0 where partition = $1 and position = $2", 3);
+        public Statement Mark { get; } = new(connection, "update checkpoints set current_at = ? where partition = ? and position = ?");
 
-        public Statement Currency { get; } = new(connection, "insert into currencies values ($0, $1) on conflict do nothing", 2);
+        public Statement Currency { get; } = new(connection, "insert into currencies values (?, ?) on conflict do nothing");
 
-        public Statement Entry { get; } = new(connection, "insert into entries values ($0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", 11);
+        public Statement Entry { get; } = new(connection, "insert into entries values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
 
-        public Statement Transfer { get; } = new(connection, "insert into transfers values ($0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)", 17);
+        public Statement Transfer { get; } = new(connection, "insert into transfers values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
 
-        public Statement Balance { get; } = new(connection, "insert into balances values ($0, $1, $2, $3, $4, $5) on conflict do update set posted = excluded.posted, held = excluded.held, position = excluded.position", 6);
+        public Statement Balance { get; } = new(connection, "insert into balances values (?, ?, ?, ?, ?, ?) on conflict do update set posted = excluded.posted, held = excluded.held, position = excluded.position");
 
-        public Statement Id { get; } = new(connection, $"insert into ids values ($0, $1, $2, $3, $4, $5, $6) {IdsConflict}", 7);
+        public Statement Id { get; } = new(connection, $"insert into ids values (?, ?, ?, ?, ?, ?, ?) {IdsConflict}");
 
-        public Statement AccountOpened { get; } = new(connection, "insert into accounts values ($0, 'open', $1, $2, $3, $4, $5)", 6);
+        public Statement AccountOpened { get; } = new(connection, "insert into accounts values (?, 'open', ?, ?, ?, ?, ?)");
 
-        public Statement AccountLimits { get; } = new(connection, "update accounts set limits = $0, position = $1 where account = $2", 3);
+        public Statement AccountLimits { get; } = new(connection, "update accounts set limits = ?, position = ? where account = ?");
 
-        public Statement AccountMetadata { get; } = new(connection, "update accounts set metadata = $0, position = $1 where account = $2", 3);
+        public Statement AccountMetadata { get; } = new(connection, "update accounts set metadata = ?, position = ? where account = ?");
 
-        public Statement AccountStatus { get; } = new(connection, "update accounts set status = $0, position = $1 where account = $2", 3);
+        public Statement AccountStatus { get; } = new(connection, "update accounts set status = ?, position = ? where account = ?");
 
         public void Dispose()
         {
@@ -258,23 +254,91 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         }
     }
 
+    /// <summary>
+    /// Values are given one after the other, in the order of their places, and are bound as they are: to look up each place by its name, and to make an object and a text of each
+    /// value, takes as long as all that SQLite does for a row.
+    /// </summary>
+    /// <exception cref="SqliteException">What SQLite says, with its code.</exception>
     sealed class Statement : IDisposable
     {
-        readonly SqliteCommand _command;
+        readonly sqlite3 _connection;
+        readonly sqlite3_stmt _statement;
+        readonly byte[] _time = new byte[TimeFormat.Length];
+        long _timeMicros = long.MinValue;
+        int _timeLength;
+        int _given;
 
-        public Statement(SqliteConnection connection, string sql, int parameters)
+        public Statement(SqliteConnection connection, string sql)
         {
-            _command = new SqliteCommand(sql, connection);
-            for (int i = 0; i < parameters; i++) _command.Parameters.Add(new SqliteParameter { ParameterName = $"${i}" });
+            _connection = connection.Handle!;
+            Check(raw.sqlite3_prepare_v2(_connection, sql, out _statement));
         }
 
-        public int Run(SqliteTransaction transaction, params ReadOnlySpan<object> values)
+        public Statement Number(long value)
         {
-            _command.Transaction = transaction;
-            for (int i = 0; i < values.Length; i++) _command.Parameters[i].Value = values[i];
-            return _command.ExecuteNonQuery();
+            Check(raw.sqlite3_bind_int64(_statement, ++_given, value));
+            return this;
         }
 
-        public void Dispose() => _command.Dispose();
+        public Statement Text(string? text)
+        {
+            if (text is null) return Null();
+            if (text.Length > 128) return Utf8(Encoding.UTF8.GetBytes(text));
+            Span<byte> utf8 = stackalloc byte[3 * text.Length];
+            return Utf8(utf8[..Encoding.UTF8.GetBytes(text, utf8)]);
+        }
+
+        /// <param name="account">Its number; 0 for none.</param>
+        public Statement Name(State state, uint account) => account == 0 ? Null() : Utf8(state.Names.Utf8(account));
+
+        public Statement Amount(Int128 minor, int decimals) => Text(Ledger.Amount.Format(minor, decimals));
+
+        /// <param name="id">0 for none.</param>
+        public Statement Uuid(UInt128 id)
+        {
+            if (id == 0) return Null();
+            Span<byte> utf8 = stackalloc byte[36];
+            GuidOf(id).TryFormat(utf8, out int length);
+            return Utf8(utf8[..length]);
+        }
+
+        public Statement Time(long micros)
+        {
+            // All events of a block have the same.
+            if (micros != _timeMicros)
+            {
+                DateTime.UnixEpoch.AddMicroseconds(micros).TryFormat(_time, out _timeLength, TimeFormat, CultureInfo.InvariantCulture);
+                _timeMicros = micros;
+            }
+
+            return Utf8(_time.AsSpan(0, _timeLength));
+        }
+
+        Statement Null()
+        {
+            Check(raw.sqlite3_bind_null(_statement, ++_given));
+            return this;
+        }
+
+        Statement Utf8(ReadOnlySpan<byte> text)
+        {
+            // An empty span would be bound as null.
+            Check(text.Length == 0 ? raw.sqlite3_bind_text(_statement, ++_given, "") : raw.sqlite3_bind_text(_statement, ++_given, text));
+            return this;
+        }
+
+        /// <summary>Returns how many rows it changed.</summary>
+        public int Run()
+        {
+            _given = 0;
+            int result = raw.sqlite3_step(_statement);
+            int reset = raw.sqlite3_reset(_statement);
+            if (result != raw.SQLITE_DONE) Check(reset);
+            return raw.sqlite3_changes(_connection);
+        }
+
+        void Check(int result) => SqliteException.ThrowExceptionForRC(result, _connection);
+
+        public void Dispose() => _statement.Dispose();
     }
 }
