@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace Purse.Ledger;
 
 /// <summary>Where the events of something end in one partition.</summary>
@@ -96,7 +98,13 @@ public sealed class Attempt
     public long DecisionMicros { get; internal set; }
 
     /// <summary>Of a participant, its vote; of the coordinator, what it would refuse itself, which others may precede; when decided, the refusal.</summary>
-    public Vote Vote { get; internal set; }
+    public Vote Vote
+    {
+        get => _against is Vote vote ? vote : default;
+        internal set => _against = value.IsRefusal ? value : null;
+    }
+
+    object? _against;
 
     /// <summary>Of a hold, when it will be due, 0 for never.</summary>
     public long ExpiresAtMicros { get; internal set; }
@@ -112,14 +120,17 @@ public sealed class Attempt
     public Erasable? Metadata { get; internal set; }
 
     /// <summary>What this side knows of its postings, in order, and which of the transaction they are.</summary>
-    public ReadOnlySpan<Movement> Movements => _movements.AsSpan(0, MovementsCount);
+    public ReadOnlySpan<Movement> Movements => _movements.Span;
 
-    public ReadOnlySpan<ushort> Indexes => _indexes.AsSpan(0, MovementsCount);
+    public ReadOnlySpan<ushort> Indexes => _indexes.Span;
 
-    public ReadOnlySpan<Reservation> Reservations => _reservations.AsSpan(0, _reservationsCount);
+    public ReadOnlySpan<Reservation> Reservations => _reservations.Span;
 
     /// <summary>The other partitions that have a part in it, each once. Only at the coordinator.</summary>
-    public List<int> Participants { get; } = new(1);
+    public ReadOnlySpan<int> Participants => _participants.Span;
+
+    /// <summary>What whoever takes its steps keeps with it: no part of the state, and never written.</summary>
+    public object? Companion { get; set; }
 
     /// <summary>Whether money is still set aside that would leave.</summary>
     internal bool HoldsAnything
@@ -139,52 +150,48 @@ public sealed class Attempt
 
     public bool IsDecided => Status is AttemptStatus.Committed or AttemptStatus.Aborted;
 
-    internal int MovementsCount;
-    internal int _reservationsCount;
-    Movement[] _movements = new Movement[1];
-    ushort[] _indexes = new ushort[1];
-    Reservation[] _reservations = new Reservation[1];
+    internal int MovementsCount => _movements.Count;
 
-    /// <summary>Other own attempts under the same id, of other homes.</summary>
+    OneOrMore<Movement> _movements;
+    OneOrMore<ushort> _indexes;
+    OneOrMore<Reservation> _reservations;
+    OneOrMore<int> _participants;
+
+    /// <summary>Other own attempts under the same id, of other homes; and whether there ever was one since it began.</summary>
     internal Attempt? NextSameId;
     internal Attempt? PreviousSameId;
+    internal bool IsIdShared;
 
     internal void Add(in Movement movement, ushort index)
     {
-        if (MovementsCount == _movements.Length)
-        {
-            Array.Resize(ref _movements, MovementsCount * 2);
-            Array.Resize(ref _indexes, MovementsCount * 2);
-        }
-
-        _movements[MovementsCount] = movement;
-        _indexes[MovementsCount++] = index;
+        _movements.Add(movement);
+        _indexes.Add(index);
     }
+
+    internal void AddParticipant(int partition) => _participants.Add(partition);
 
     internal void Reserve(uint account, uint currency, Int128 held, Int128 incoming)
     {
-        for (int i = 0; i < _reservationsCount; i++)
+        foreach (ref Reservation one in _reservations.Span)
         {
-            ref Reservation one = ref _reservations[i];
             if (one.Account != account || one.Currency != currency) continue;
             one.Held += held;
             one.Incoming += incoming;
             return;
         }
 
-        if (_reservationsCount == _reservations.Length) Array.Resize(ref _reservations, _reservationsCount * 2);
-        _reservations[_reservationsCount++] = new Reservation(account, currency, held, incoming);
+        _reservations.Add(new Reservation(account, currency, held, incoming));
     }
 
     /// <summary>What is still set aside of a balance; nothing after that.</summary>
     internal Reservation Release(uint account, uint currency)
     {
-        for (int i = 0; i < _reservationsCount; i++)
+        foreach (ref Reservation one in _reservations.Span)
         {
-            Reservation one = _reservations[i];
             if (one.Account != account || one.Currency != currency) continue;
-            _reservations[i] = one with { Held = 0, Incoming = 0 };
-            return one;
+            Reservation released = one;
+            (one.Held, one.Incoming) = (0, 0);
+            return released;
         }
 
         return default;
@@ -194,9 +201,12 @@ public sealed class Attempt
     {
         (Sequence, Coordinator, CoordinatorSequence, IsOwn, TransactionId, Home, Flags, Original) = (0, 0, 0, false, 0, 0, EventFlags.None, 0);
         (PreparedMicros, Status, DecisionSequence, LastSequence, DecisionMicros, Vote) = (0, AttemptStatus.Prepared, 0, 0, 0, default);
-        (ExpiresAtMicros, Left, HasTexts, Description, Metadata) = (0, 0, false, null, null);
-        (MovementsCount, _reservationsCount, NextSameId, PreviousSameId) = (0, 0, null, null);
-        Participants.Clear();
+        (ExpiresAtMicros, Left, HasTexts, Description, Metadata, Companion) = (0, 0, false, null, null, null);
+        (NextSameId, PreviousSameId, IsIdShared) = (null, null, false);
+        _movements.Clear();
+        _indexes.Clear();
+        _reservations.Clear();
+        _participants.Clear();
     }
 
     internal void Write(BinaryWriter writer)
@@ -231,14 +241,14 @@ public sealed class Attempt
         writer.Write(MovementsCount);
         for (int i = 0; i < MovementsCount; i++)
         {
-            writer.Write(_indexes[i]);
-            writer.Write(_movements[i].Payer);
-            writer.Write(_movements[i].Payee);
-            writer.Write(_movements[i].Currency);
-            Write(writer, (UInt128)_movements[i].Amount);
+            writer.Write(Indexes[i]);
+            writer.Write(Movements[i].Payer);
+            writer.Write(Movements[i].Payee);
+            writer.Write(Movements[i].Currency);
+            Write(writer, (UInt128)Movements[i].Amount);
         }
 
-        writer.Write(_reservationsCount);
+        writer.Write(_reservations.Count);
         foreach (Reservation one in Reservations)
         {
             writer.Write(one.Account);
@@ -314,10 +324,12 @@ public sealed class Attempts
 {
     readonly Dictionary<ulong, Attempt> _bySequence = [];
     readonly Dictionary<(int Coordinator, ulong Attempt), Attempt> _ofOthers = [];
-    readonly Dictionary<(uint Home, UInt128 Id), Attempt> _own = [];
 
     /// <summary>The newest own attempt with this id; each names the one before it.</summary>
     readonly Dictionary<UInt128, Attempt> _ownById = [];
+
+    /// <summary>Those whose id another home used at the same time: so rare that most have nothing to do with it, and so many where somebody wants it that each must be found at once.</summary>
+    readonly Dictionary<(uint Home, UInt128 Id), Attempt> _ofSharedIds = [];
 
     /// <summary>Captures and reversals, by what they are about: there is one at a time.</summary>
     readonly Dictionary<ulong, Attempt> _about = [];
@@ -330,7 +342,7 @@ public sealed class Attempts
     // Own attempts that have a part in this partition, by partition.
     readonly Dictionary<int, int> _ownWith = [];
 
-    public int OwnCount => _own.Count;
+    public int OwnCount { get; private set; }
 
     /// <summary>How many own attempts this partition has a part in.</summary>
     public int OwnCountWith(int partition) => _ownWith.GetValueOrDefault(partition);
@@ -343,18 +355,30 @@ public sealed class Attempts
     /// <summary>What is not finished of what this partition coordinates, and what it still remembers of others'; in the order of their heads.</summary>
     public IEnumerable<Attempt> All => _bySequence.Values.OrderBy(a => a.Sequence);
 
-    public Attempt? Find(ulong head) => _bySequence.GetValueOrDefault(head);
+    /// <summary>The one that was found last: mostly it is asked for again at once. One that is over has no head.</summary>
+    Attempt? _last;
 
-    public Attempt? Find(uint home, UInt128 id) => _own.Count == 0 ? null : _own.GetValueOrDefault((home, id));
+    public Attempt? Find(ulong head)
+    {
+        if (_last?.Sequence == head) return _last;
+        return _bySequence.TryGetValue(head, out Attempt? found) ? _last = found : null;
+    }
 
-    public Attempt? Find(int coordinator, ulong attempt) => _ofOthers.GetValueOrDefault((coordinator, attempt));
+    public Attempt? Find(uint home, UInt128 id)
+    {
+        if (OwnCount == 0 || !_ownById.TryGetValue(id, out Attempt? newest)) return null;
+        if (newest.Home == home) return newest;
+        return newest.IsIdShared ? _ofSharedIds.GetValueOrDefault((home, id)) : null;
+    }
+
+    public Attempt? Find(int coordinator, ulong attempt) => _ofOthers.TryGetValue((coordinator, attempt), out Attempt? found) ? _last = found : null;
 
     /// <summary>The capture or reversal that is under way of what this event began.</summary>
     public Attempt? About(ulong original) => _about.Count == 0 ? null : _about.GetValueOrDefault(original);
 
     public IEnumerable<Attempt> FindAll(UInt128 id)
     {
-        for (Attempt? one = _own.Count == 0 ? null : _ownById.GetValueOrDefault(id); one is not null; one = one.NextSameId) yield return one;
+        for (Attempt? one = OwnCount == 0 ? null : _ownById.GetValueOrDefault(id); one is not null; one = one.NextSameId) yield return one;
     }
 
     public ulong LowWaterOf(int coordinator) => _lowWater.GetValueOrDefault(coordinator);
@@ -364,6 +388,7 @@ public sealed class Attempts
     internal void Add(Attempt attempt, Chunked<Account> accounts)
     {
         _bySequence.Add(attempt.Sequence, attempt);
+        _last = attempt;
         if (!attempt.IsOwn)
         {
             _ofOthers.Add((attempt.Coordinator, attempt.CoordinatorSequence), attempt);
@@ -380,21 +405,30 @@ public sealed class Attempts
             AddParticipant(attempt, accounts[(int)movement.Payee - 1].Peer);
         }
 
-        _own.Add((attempt.Home, attempt.TransactionId), attempt);
+        OwnCount++;
         if (attempt.Original != 0 && attempt.Status != AttemptStatus.Aborted) _about.Add(attempt.Original, attempt);
-        if (_ownById.TryGetValue(attempt.TransactionId, out Attempt? newest))
+        ref Attempt? newest = ref CollectionsMarshal.GetValueRefOrAddDefault(_ownById, attempt.TransactionId, out _);
+        if (newest is not null)
         {
+            if (!newest.IsIdShared) AddShared(newest);
+            AddShared(attempt);
             attempt.NextSameId = newest;
             newest.PreviousSameId = attempt;
         }
 
-        _ownById[attempt.TransactionId] = attempt;
+        newest = attempt;
+    }
+
+    void AddShared(Attempt attempt)
+    {
+        attempt.IsIdShared = true;
+        _ofSharedIds.Add((attempt.Home, attempt.TransactionId), attempt);
     }
 
     void AddParticipant(Attempt attempt, ushort peer)
     {
         if (peer == 0 || attempt.Participants.Contains(peer - 1)) return;
-        attempt.Participants.Add(peer - 1);
+        attempt.AddParticipant(peer - 1);
         _ownWith[peer - 1] = OwnCountWith(peer - 1) + 1;
     }
 
@@ -408,7 +442,8 @@ public sealed class Attempts
     internal void Remove(Attempt attempt)
     {
         _bySequence.Remove(attempt.Sequence);
-        _own.Remove((attempt.Home, attempt.TransactionId));
+        OwnCount--;
+        if (attempt.IsIdShared) _ofSharedIds.Remove((attempt.Home, attempt.TransactionId));
         Release(attempt);
         foreach (int partition in attempt.Participants) _ownWith[partition]--;
         if (attempt.NextSameId is Attempt next) next.PreviousSameId = attempt.PreviousSameId;

@@ -161,6 +161,7 @@ public sealed partial class StateMachine
 
         int count = asked.Postings.Length;
         ReadOnlySpan<Step> steps = ToSteps(asked, out uint next);
+        ulong head;
         bool isRefused = !TryJudge(steps, out Refusal refusal) && !(Injected.Is(LedgerDefect.CaptureIntoFrozen) && (asked.Flags & EventFlags.Capture) != 0);
         if (isRefused)
         {
@@ -170,6 +171,7 @@ public sealed partial class StateMachine
             batch.Attach(asked.Coordinator, asked.Attempt, lowWater);
             batch.Attach(vote);
             uint attachment = batch.EndAttachment();
+            head = batch.NextSequence;
             ref Event refused = ref batch.Add(EventKind.Refused);
             refused.Flags = asked.Flags & EventFlags.Posting;
             refused.Code = (ushort)refusal.Outcome;
@@ -192,11 +194,11 @@ public sealed partial class StateMachine
                 batch.Attach(indexes);
             }
 
-            AddPrepared(asked.TransactionId, asked.Flags, 0, steps, isRefused: Injected.Is(LedgerDefect.VoteDoesNotBind), batch);
+            head = AddPrepared(asked.TransactionId, asked.Flags, 0, steps, isRefused: Injected.Is(LedgerDefect.VoteDoesNotBind), batch);
         }
 
         ApplyFrom(before, batch);
-        return State.Attempts.Find(asked.Coordinator, asked.Attempt);
+        return State.Attempts.Find(head);
     }
 
     /// <summary>What a participant would say now, without leaving anything: its part of a dry run.</summary>
@@ -433,12 +435,15 @@ public sealed partial class StateMachine
     /// <summary>What to ask one participant: the postings that touch its accounts.</summary>
     public Preparation PreparationFor(Attempt attempt, int participant)
     {
-        List<Posting> postings = [];
+        int count = 0;
+        for (int i = 0; i < attempt.MovementsCount; i++) count += Touches(attempt.Movements[i], participant) ? 1 : 0;
+        Posting[] postings = new Posting[count];
+        count = 0;
         for (int i = 0; i < attempt.MovementsCount; i++)
         {
             Movement movement = attempt.Movements[i];
-            if (State.Account(movement.Payer).Peer != participant + 1 && State.Account(movement.Payee).Peer != participant + 1) continue;
-            postings.Add(new Posting
+            if (!Touches(movement, participant)) continue;
+            postings[count++] = new Posting
             {
                 Account = State.Names[movement.Payer],
                 Counterparty = State.Names[movement.Payee],
@@ -446,7 +451,7 @@ public sealed partial class StateMachine
                 AmountDigits = movement.Amount,
                 AmountScale = (byte)State.Decimals(movement.Currency),
                 Index = attempt.Indexes[i],
-            });
+            };
         }
 
         return new Preparation
@@ -455,145 +460,15 @@ public sealed partial class StateMachine
             Attempt = attempt.Sequence,
             TransactionId = attempt.TransactionId,
             Flags = attempt.Flags,
-            Postings = [.. postings],
+            Postings = postings,
             Description = attempt.Description,
             Metadata = attempt.Metadata,
         };
     }
 
+    bool Touches(in Movement movement, int partition) => State.Account(movement.Payer).Peer == partition + 1 || State.Account(movement.Payee).Peer == partition + 1;
+
     Attempt AttemptOf(ulong sequence, in Event e) => State.Attempts.Find(e.Link) is { } attempt && attempt.TransactionId == e.TransactionId
         ? attempt
         : throw new InvariantBrokenException($"Event {sequence} belongs to attempt {e.Link}, which is not under way.");
-
-    void ApplyPrepared(ulong sequence, long timeMicros, in Event e, Attachment attachment)
-    {
-        Attempt attempt = e.Index == 0 ? NewAttempt(sequence, timeMicros, e, attachment) : State.Attempts.Find(e.Link) ?? throw new InvariantBrokenException($"Event {sequence} reserves for attempt {e.Link}, which is not under way.");
-        if (e.TouchesBalance)
-        {
-            ref Balance balance = ref Touch(sequence, timeMicros, e);
-            balance.Held += e.Amount;
-            CheckAfter(sequence, e, balance);
-            CheckLowest(sequence, balance);
-            attempt.Reserve(e.Account, e.Currency, e.Amount, 0);
-            return;
-        }
-
-        // A hold's payee is only asked; what this side refuses it does not reserve.
-        if (Injected.Is(LedgerDefect.VoteDoesNotBind) && !attempt.IsOwn) return;
-        bool isPromised = e.Code == (ushort)Direction.Credit && !attempt.Vote.IsRefusal && (attempt.Flags & EventFlags.Pending) == 0;
-        if (!isPromised) return;
-        CheckNamed(sequence, e);
-        int index = State.FindBalance(e.Account, e.Currency);
-        if (index < 0) index = AddBalance(e.Account, e.Currency);
-        State.BalanceList.Edit(index).Incoming += e.Amount;
-        attempt.Reserve(e.Account, e.Currency, 0, e.Amount);
-    }
-
-    Attempt NewAttempt(ulong sequence, long timeMicros, in Event e, Attachment attachment)
-    {
-        Attempt attempt = State.Attempts.New();
-        (attempt.Sequence, attempt.TransactionId, attempt.Flags, attempt.PreparedMicros) = (sequence, e.TransactionId, e.Flags, timeMicros);
-        attempt.HasTexts = attachment.TryGet(AttachmentTag.Description, out _) || attachment.TryGet(AttachmentTag.Metadata, out _);
-        if (e.Count == 0)
-        {
-            attempt.Add(e.Code == (ushort)Direction.Debit ? new Movement(e.Account, e.Counterparty, e.Currency, e.Amount) : new Movement(e.Counterparty, e.Account, e.Currency, e.Amount), 0);
-        }
-        else
-        {
-            Movement[] movements = attachment.Postings();
-            ushort[] indexes = attachment.Indexes();
-            for (int i = 0; i < movements.Length; i++) attempt.Add(movements[i], indexes.Length == 0 ? (ushort)i : indexes[i]);
-        }
-
-        if (attachment.Attempt() is var (coordinator, number, lowWater))
-        {
-            (attempt.Coordinator, attempt.CoordinatorSequence) = (coordinator, number);
-            State.Attempts.Forget(coordinator, lowWater);
-        }
-        else
-        {
-            (attempt.IsOwn, attempt.Coordinator, attempt.CoordinatorSequence, attempt.Original) = (true, State.Partition, sequence, e.Link);
-            attempt.Home = HomeOf(e, attachment);
-            attempt.Vote = attachment.Vote();
-            attempt.ExpiresAtMicros = (long)(attachment.Integer(AttachmentTag.ExpiresAt) ?? 0);
-            attempt.Left = attachment.Integer(AttachmentTag.Left) ?? 0;
-            attempt.Description = attachment.Salted(AttachmentTag.Description);
-            attempt.Metadata = attachment.Salted(AttachmentTag.Metadata);
-            if ((e.Flags & EventFlags.Capture) != 0) State.Holds.Edit(State.Holds.Find(e.Link)).IsCapturing = !Injected.Is(LedgerDefect.CaptureDoesNotKeepHold);
-        }
-
-        State.Attempts.Add(attempt, State.AccountList);
-        return attempt;
-    }
-
-    /// <summary>What is set aside of a balance is over with the first event of the decision that touches it.</summary>
-    static void LetGo(Attempt? attempt, ref Balance balance)
-    {
-        if (attempt is null) return;
-        Reservation reserved = attempt.Release(balance.Account, balance.Currency);
-        balance.Held -= reserved.Held;
-        balance.Incoming -= reserved.Incoming;
-    }
-
-    /// <summary>Money that moved because of a commit: what belongs to another partition's account is in flight to or from it.</summary>
-    /// <param name="toClearing">Positive for what left for the counterparty.</param>
-    void Settle(ulong sequence, long timeMicros, Attempt attempt, in Event e, in Movement movement, Int128 toClearing)
-    {
-        bool isPart = false;
-        for (int i = 0; i < attempt.MovementsCount && !isPart; i++) isPart = attempt.Movements[i] == movement && (e.Count == 0 || attempt.Indexes[i] == e.Index);
-        if (!isPart) Check.Fail($"event {sequence} is what attempt {attempt.Sequence} prepared");
-        ushort peer = State.Account(e.Counterparty).Peer;
-        if (peer != 0 && toClearing != 0 && !Injected.Is(LedgerDefect.ClearingForgotten)) State.AddToClearing(peer - 1, e.Currency, toClearing);
-        Decide(sequence, timeMicros, attempt, AttemptStatus.Committed);
-    }
-
-    /// <summary>By the first event of the decision; those after it belong to it.</summary>
-    void Decide(ulong sequence, long timeMicros, Attempt attempt, AttemptStatus status)
-    {
-        if (attempt.Status == AttemptStatus.Prepared)
-        {
-            (attempt.Status, attempt.DecisionSequence, attempt.DecisionMicros) = (status, sequence, timeMicros);
-            State.Attempts.Decided(attempt);
-        }
-
-        if (attempt.Status != status) Check.Fail($"event {sequence} does not contradict what was decided of attempt {attempt.Sequence}");
-        attempt.LastSequence = sequence;
-    }
-
-    void Abort(ulong sequence, long timeMicros, Attempt attempt)
-    {
-        foreach (Reservation one in attempt.Reservations)
-        {
-            if (one.Held != 0) Check.Fail($"event {sequence} ends attempt {attempt.Sequence} with nothing held");
-            if (one.Incoming == 0) continue;
-            State.BalanceList.Edit(State.FindBalance(one.Account, one.Currency)).Incoming -= one.Incoming;
-            attempt.Release(one.Account, one.Currency);
-        }
-
-        if (attempt.IsOwn && (attempt.Flags & EventFlags.Capture) != 0) State.Holds.EndCapturing(State.Holds.Find(attempt.Original));
-        State.Attempts.Release(attempt);
-        Decide(sequence, timeMicros, attempt, AttemptStatus.Aborted);
-    }
-
-    void ApplyFinished(ulong sequence, in Event e)
-    {
-        if (State.Attempts.Find(e.Account, e.TransactionId) is not Attempt attempt || !attempt.IsDecided || attempt.DecisionSequence != e.Link)
-            throw new InvariantBrokenException($"Event {sequence} finishes what event {e.Link} decided.");
-        foreach (Reservation one in attempt.Reservations) Check.That(one.Held == 0 && one.Incoming == 0, "what is finished holds nothing");
-        if (attempt.Status == AttemptStatus.Committed)
-        {
-            // Whoever asks for the hold or the capture by its id finds it by this event.
-            if ((attempt.Flags & EventFlags.Pending) != 0) State.Holds.Finish(State.Holds.Find(attempt.DecisionSequence), sequence);
-            if ((attempt.Flags & EventFlags.Capture) != 0)
-            {
-                ref Hold captured = ref State.Holds.Edit(State.Holds.Find(attempt.Original));
-                (captured.EndSequence, captured.IsCapturing) = (sequence, false);
-            }
-
-            if ((attempt.Flags & EventFlags.Reversal) != 0) State.Reversals.Finish(attempt.Original, sequence);
-        }
-
-        State.Ids.Add(attempt.Home, e.TransactionId, sequence);
-        State.Attempts.Remove(attempt);
-    }
 }

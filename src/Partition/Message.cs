@@ -37,7 +37,14 @@ public readonly record struct Message
 
     public Preparation? Preparation { get; init; }
 
-    public Vote Vote { get; init; }
+    /// <summary>Most are for, and take no room: there are millions of messages on their way.</summary>
+    public Vote Vote
+    {
+        get => _against is Vote vote ? vote : default;
+        init => _against = value.IsRefusal ? value : null;
+    }
+
+    readonly object? _against;
 
     public bool IsCommit { get; init; }
 

@@ -47,7 +47,13 @@ public sealed partial class Partition : IAsyncDisposable
     readonly Action<string> _log;
     readonly RequestQueue _queue;
     readonly Func<bool> _hasWork;
-    readonly ConcurrentQueue<Message> _inbox = new();
+    readonly Lock _inboxLock = new();
+    List<Message> _inbox = [];
+    List<Message> _taken = [];
+
+    /// <summary>How many wait there; any thread may look.</summary>
+    volatile int _inboxCount;
+
     MessageSender? _sender;
     readonly BlockingCollection<EventBatch> _appends = [];
     readonly ConcurrentBag<EventBatch> _freeBatches = [];
@@ -186,7 +192,7 @@ public sealed partial class Partition : IAsyncDisposable
         _stopped.TrySetResult();
     }
 
-    bool HasWork() => _stopping != _seenStopping || (!_queue.IsEmpty || !_inbox.IsEmpty) && MayFill(_serving!) || HasNews(_serving!);
+    bool HasWork() => _stopping != _seenStopping || (!_queue.IsEmpty || _inboxCount > 0) && MayFill(_serving!) || HasNews(_serving!);
 
     /// <summary>
     /// While a flush runs, so few wait for its end, and are the next block together: a block for each of them would cost more than it gains. More than these are
@@ -201,7 +207,7 @@ public sealed partial class Partition : IAsyncDisposable
     const int EventsFlushedHereMax = 2 * CommandsWorthABlock;
 
     bool MayFill(Serving serving) =>
-        Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax && (!IsFlushing(serving) || _queue.CommandsCount >= CommandsWorthABlock || _inbox.Count >= CommandsWorthABlock);
+        Volatile.Read(ref _batchesInFlight) < _options.BlocksInFlightMax && (!IsFlushing(serving) || _queue.CommandsCount >= CommandsWorthABlock || _inboxCount >= CommandsWorthABlock);
 
     static bool IsFlushing(Serving serving) => serving.Journal.FlushedSequence < serving.Core.AppendedSequence;
 
@@ -222,7 +228,7 @@ public sealed partial class Partition : IAsyncDisposable
             // In this order: what was queued before the stop is seen before the partition takes itself to be idle.
             _seenStopping = _stopping;
             bool idle = _queue.IsEmpty;
-            if ((!idle || !_inbox.IsEmpty || (serving.Journal.HasReserve && core.HasWork(NowMicros()))) && MayFill(serving) && _freeBatches.TryTake(out EventBatch? batch))
+            if ((!idle || _inboxCount > 0 || (serving.Journal.HasReserve && core.HasWork(NowMicros()))) && MayFill(serving) && _freeBatches.TryTake(out EventBatch? batch))
             {
                 bool isAlone = !IsFlushing(serving);
                 Receive(core);
@@ -271,30 +277,44 @@ public sealed partial class Partition : IAsyncDisposable
     /// <summary>Takes what another partition says. One that is down hears nothing: it is said again.</summary>
     public void Deliver(ReadOnlySpan<Message> messages)
     {
-        if (_fault is not null || _inbox.Count > MessagesMax) return;
-        foreach (ref readonly Message message in messages) _inbox.Enqueue(message);
+        if (_fault is not null) return;
+        lock (_inboxLock)
+        {
+            if (_inbox.Count > MessagesMax) return;
+            _inbox.AddRange(messages);
+            _inboxCount = _inbox.Count;
+        }
+
         _queue.Wake();
     }
 
     /// <summary>One that is stalled hears no more than this: what is lost is said again.</summary>
     const int MessagesMax = 1_000_000;
 
+    /// <summary>Room for more than these was for once, and is not kept.</summary>
+    const int MessagesKeptMax = 65_536;
+
     /// <summary>One delivery to each other partition, however much there is to say.</summary>
     void Send(PartitionCore core)
     {
         if (core.Outgoing.Count == 0 || Volatile.Read(ref _sender) is not { } sender) return;
-        core.Outgoing.Sort(static (a, b) => a.To.CompareTo(b.To));
-        ReadOnlySpan<Message> all = CollectionsMarshal.AsSpan(core.Outgoing);
-        for (int from = 0; from < all.Length;)
+        foreach (ref readonly Message message in CollectionsMarshal.AsSpan(core.Outgoing))
         {
-            int to = from + 1;
-            while (to < all.Length && all[to].To == all[from].To) to++;
-            sender(all[from].To, all[from..to]);
-            from = to;
+            while (_outgoing.Count <= message.To) _outgoing.Add([]);
+            _outgoing[message.To].Add(message);
         }
 
         core.Outgoing.Clear();
+        for (int to = 0; to < _outgoing.Count; to++)
+        {
+            if (_outgoing[to].Count == 0) continue;
+            sender(to, CollectionsMarshal.AsSpan(_outgoing[to]));
+            _outgoing[to].Clear();
+        }
     }
+
+    /// <summary>By partition, on their way out.</summary>
+    readonly List<List<Message>> _outgoing = [];
 
     /// <summary>Recovers at once, as after a failure: its journal may be somewhere else now.</summary>
     public void Reopen(string why)
@@ -305,7 +325,15 @@ public sealed partial class Partition : IAsyncDisposable
 
     void Receive(PartitionCore core)
     {
-        while (_inbox.TryDequeue(out Message message)) core.Receive(message);
+        if (_inboxCount == 0) return;
+        lock (_inboxLock)
+        {
+            (_inbox, _taken, _inboxCount) = (_taken, _inbox, 0);
+        }
+
+        foreach (ref readonly Message message in CollectionsMarshal.AsSpan(_taken)) core.Receive(message);
+        if (_taken.Capacity > MessagesKeptMax) _taken = [];
+        else _taken.Clear();
     }
 
     /// <summary>

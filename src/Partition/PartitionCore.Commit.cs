@@ -20,19 +20,18 @@ public sealed partial class PartitionCore
 
     readonly int _rememberedMax;
 
-    /// <summary>An attempt that this partition coordinates, by its head.</summary>
-    readonly Dictionary<ulong, Round> _rounds = [];
     readonly Stack<Round> _spareRounds = new();
 
-    // Of each participant, the attempts that it must not forget; the lowest head first.
-    readonly Dictionary<int, PriorityQueue<ulong, ulong>> _openOf = [];
-    // Finished, but that is not durable yet: by head, where.
-    readonly Dictionary<ulong, ulong> _finished = [];
-    readonly Queue<ulong> _finishedInOrder = new();
+    // Of each participant, the attempts that it must not forget; as they began, the lowest head first.
+    readonly Dictionary<int, Queue<Begun>> _openOf = [];
+    // Finished, but that is not durable yet; in order.
+    readonly Queue<Round> _finished = new();
     readonly Queue<Message> _inbox = new();
-    readonly Queue<(ulong Head, ulong Sequence)> _toSpeak = new();
+    readonly Queue<(Begun Begun, ulong Sequence)> _toSpeak = new();
     readonly Queue<(Message Message, ulong Sequence)> _replies = new();
-    readonly PriorityQueue<ulong, long> _resends = new();
+    // Those that were not said again yet, in order; and the others.
+    readonly Queue<(Begun Begun, long DueMicros)> _firstResends = new();
+    readonly PriorityQueue<Begun, long> _resends = new();
     readonly Queue<(CommandRequest Request, int Index)> _retries = new();
     readonly List<CommandRequest> _ended = [];
     readonly List<Part> _parts = [];
@@ -55,10 +54,27 @@ public sealed partial class PartitionCore
         public ulong Sequence;
     }
 
+    /// <summary>A list's way to an attempt, which may have finished since: its round is used again then, for another head.</summary>
+    readonly record struct Begun(Round Round, ulong Head)
+    {
+        /// <summary>It is not finished, or that is not durable yet.</summary>
+        public bool IsKept => Round.Head == Head;
+
+        public bool IsUnderWay => IsKept && Round.FinishedSequence == 0;
+    }
+
+    /// <summary>An attempt that this partition coordinates, as <see cref="Attempt.Companion"/> of it.</summary>
     sealed class Round
     {
-        public readonly List<Side> Sides = [];
-        public readonly List<(CommandRequest Request, int Index, bool IsOwner)> Waiters = [];
+        public ulong Head;
+
+        /// <summary>Until it is finished.</summary>
+        public Attempt Attempt = null!;
+
+        /// <summary>Where it was finished, 0 before.</summary>
+        public ulong FinishedSequence;
+        public OneOrMore<Side> Sides;
+        public OneOrMore<(CommandRequest Request, int Index, bool IsOwner)> Waiters;
 
         /// <summary>The refusal that comes first of those heard so far.</summary>
         public Vote Lowest;
@@ -70,11 +86,38 @@ public sealed partial class PartitionCore
         /// <summary>Found by a recovery.</summary>
         public bool IsTakenUp;
 
-        public int IndexOf(int partition) => Sides.FindIndex(side => side.Partition == partition);
+        public int IndexOf(int partition)
+        {
+            int index = Sides.Count - 1;
+            while (index >= 0 && Sides.Span[index].Partition != partition) index--;
+            return index;
+        }
 
-        public bool AllVoted => !Sides.Exists(static side => !side.HasVoted);
+        public bool AllVoted
+        {
+            get
+            {
+                foreach (ref readonly Side side in Sides.Span)
+                {
+                    if (!side.HasVoted) return false;
+                }
 
-        public bool AllDone => !Sides.Exists(static side => !side.IsDone);
+                return true;
+            }
+        }
+
+        public bool AllDone
+        {
+            get
+            {
+                foreach (ref readonly Side side in Sides.Span)
+                {
+                    if (!side.IsDone) return false;
+                }
+
+                return true;
+            }
+        }
     }
 
     /// <summary>An attempt that is under way, for those who look after them.</summary>
@@ -87,18 +130,19 @@ public sealed partial class PartitionCore
     /// <summary>When the oldest of them began, 0 for none; any thread may look.</summary>
     public long OldestUndecidedMicros => Volatile.Read(ref _oldestUndecidedMicros);
 
+    int _roundsCount;
     int _undecidedCount;
     long _oldestUndecidedMicros;
 
-    // Heads in order; those that have ended leave when they come first, or when they are too many.
-    Queue<ulong> _begun = new();
+    // In order; those that have ended leave when they come first, or when they are too many.
+    Queue<Begun> _begun = new();
 
     void TellUndecided()
     {
-        Volatile.Write(ref _undecidedCount, _rounds.Count);
-        while (_begun.TryPeek(out ulong head) && !_rounds.ContainsKey(head)) _begun.Dequeue();
-        if (_begun.Count > 2 * _rounds.Count + 1024) _begun = new Queue<ulong>(_begun.Where(_rounds.ContainsKey));
-        Volatile.Write(ref _oldestUndecidedMicros, _begun.TryPeek(out ulong oldest) ? State.Attempts.Find(oldest)!.PreparedMicros : 0);
+        Volatile.Write(ref _undecidedCount, _roundsCount);
+        while (_begun.TryPeek(out Begun first) && !first.IsUnderWay) _begun.Dequeue();
+        if (_begun.Count > 2 * _roundsCount + 1024) _begun = new Queue<Begun>(_begun.Where(static one => one.IsUnderWay));
+        Volatile.Write(ref _oldestUndecidedMicros, _begun.TryPeek(out Begun oldest) ? oldest.Round.Attempt.PreparedMicros : 0);
     }
 
     /// <summary>What this partition coordinates and has not finished, and what it prepared for others that have not decided; oldest first.</summary>
@@ -110,7 +154,7 @@ public sealed partial class PartitionCore
             if (found.Count == max) break;
             if (!attempt.IsOwn && attempt.Status != AttemptStatus.Prepared) continue;
             int[] waitsFor = attempt.IsOwn
-                ? [.. _rounds[attempt.Sequence].Sides.Where(side => attempt.IsDecided ? !side.IsDone : !side.HasVoted).Select(side => side.Partition)]
+                ? [.. ((Round)attempt.Companion!).Sides.Span.ToArray().Where(side => attempt.IsDecided ? !side.IsDone : !side.HasVoted).Select(side => side.Partition)]
                 : [attempt.Coordinator];
             found.Add(new InDoubt(
                 attempt.Sequence, attempt.TransactionId, attempt.Home, attempt.PreparedMicros, attempt.Status, attempt.Coordinator, attempt.CoordinatorSequence, waitsFor, attempt.Movements.ToArray()));
@@ -142,18 +186,20 @@ public sealed partial class PartitionCore
     Round Begin(Attempt attempt, long nowMicros)
     {
         if (!_spareRounds.TryPop(out Round? round)) round = new Round();
+        Begun begun = new(round, attempt.Sequence);
         foreach (int partition in attempt.Participants)
         {
             round.Sides.Add(new Side { Partition = partition });
-            if (!_openOf.TryGetValue(partition, out PriorityQueue<ulong, ulong>? open)) _openOf[partition] = open = new();
-            open.Enqueue(attempt.Sequence, attempt.Sequence);
+            if (!_openOf.TryGetValue(partition, out Queue<Begun>? open)) _openOf[partition] = open = new();
+            open.Enqueue(begun);
         }
 
-        (round.Lowest, round.ResendMicros, round.IsTakenUp) = (attempt.Vote, ResendMicros, false);
-        _rounds.Add(attempt.Sequence, round);
-        _begun.Enqueue(attempt.Sequence);
-        Say(attempt.Sequence, State.LastSequence);
-        _resends.Enqueue(attempt.Sequence, nowMicros + ResendMicros);
+        (round.Head, round.Attempt, round.FinishedSequence, round.Lowest, round.ResendMicros, round.IsTakenUp) = (attempt.Sequence, attempt, 0, attempt.Vote, ResendMicros, false);
+        attempt.Companion = round;
+        _roundsCount++;
+        _begun.Enqueue(begun);
+        Say(begun, State.LastSequence);
+        _firstResends.Enqueue((begun, nowMicros + ResendMicros));
         return round;
     }
 
@@ -161,7 +207,7 @@ public sealed partial class PartitionCore
     void Await(in Decision decision, CommandRequest request, int index)
     {
         bool isOwner = decision.Outcome == Outcome.Prepared;
-        Round round = isOwner ? Begin(State.Attempts.Find(decision.Sequence)!, _lastNowMicros) : _rounds[decision.Sequence];
+        Round round = isOwner ? Begin(State.Attempts.Find(decision.Sequence)!, _lastNowMicros) : RoundOf(decision.Sequence)!;
         round.Waiters.Add((request, index, isOwner));
         request.UndecidedCount++;
         if (round.Waiters.Count < round.WaitersLook) return;
@@ -173,7 +219,10 @@ public sealed partial class PartitionCore
     const int WaitersLookMin = 64;
 
     /// <summary>How many still stand in an attempt's list.</summary>
-    internal int WaitersCountOf(ulong head) => _rounds[head].Waiters.Count;
+    internal int WaitersCountOf(ulong head) => RoundOf(head)!.Waiters.Count;
+
+    /// <summary>Null for what is finished, or was never begun here.</summary>
+    Round? RoundOf(ulong head) => State.Attempts.Find(head)?.Companion as Round;
 
     /// <summary>What is due of commits across partitions; false where the block is full first.</summary>
     bool TryCommit(long nowMicros, bool hasRoom, bool hasReserve)
@@ -205,16 +254,27 @@ public sealed partial class PartitionCore
         if (hasReserve && !TryEndRefused()) return false;
 
         // Each once; what it is said again it is due for later.
-        for (int count = _resends.Count; count > 0 && _resends.TryPeek(out ulong head, out long dueMicros) && dueMicros <= nowMicros; count--)
+        for (int count = _resends.Count; count > 0 && _resends.TryPeek(out Begun begun, out long dueMicros) && dueMicros <= nowMicros; count--)
         {
             _resends.Dequeue();
-            if (!_rounds.TryGetValue(head, out Round? round) || Injected.Is(PartitionDefect.NothingSaidAgain)) continue;
-            Say(head, State.LastSequence);
-            round.ResendMicros = Math.Min(round.ResendMicros * 2, ResendMicrosMax);
-            _resends.Enqueue(head, nowMicros + round.ResendMicros);
+            SayAgain(begun, nowMicros);
+        }
+
+        while (_firstResends.TryPeek(out (Begun Begun, long DueMicros) first) && first.DueMicros <= nowMicros)
+        {
+            _firstResends.Dequeue();
+            SayAgain(first.Begun, nowMicros);
         }
 
         return true;
+    }
+
+    void SayAgain(Begun begun, long nowMicros)
+    {
+        if (!begun.IsUnderWay || Injected.Is(PartitionDefect.NothingSaidAgain)) return;
+        Say(begun, State.LastSequence);
+        begun.Round.ResendMicros = Math.Min(begun.Round.ResendMicros * 2, ResendMicrosMax);
+        _resends.Enqueue(begun, nowMicros + begun.Round.ResendMicros);
     }
 
     /// <summary>
@@ -223,13 +283,11 @@ public sealed partial class PartitionCore
     /// </summary>
     bool TryEndRefused()
     {
-        foreach (PriorityQueue<ulong, ulong> open in _openOf.Values)
+        foreach (Queue<Begun> open in _openOf.Values)
         {
-            if (open.Count <= _rememberedMax || !open.TryPeek(out ulong head, out _) || !_rounds.TryGetValue(head, out Round? round) || !round.Lowest.IsRefusal) continue;
-            Attempt attempt = State.Attempts.Find(head)!;
-            if (attempt.IsDecided) continue;
+            if (open.Count <= _rememberedMax || !open.TryPeek(out Begun first) || !first.IsUnderWay || !first.Round.Lowest.IsRefusal || first.Round.Attempt.IsDecided) continue;
             if (!_batch!.HasRoom) return false;
-            Conclude(attempt, round, round.Lowest, null);
+            Conclude(first.Round, first.Round.Lowest, null);
         }
 
         return true;
@@ -238,12 +296,15 @@ public sealed partial class PartitionCore
     /// <summary>A clock that was set back keeps nobody waiting until it is where it was.</summary>
     void SetBack(long nowMicros)
     {
-        ulong[] heads = [.. _resends.UnorderedItems.Select(static one => one.Element)];
+        Begun[] all = [.. _resends.UnorderedItems.Select(static one => one.Element)];
         _resends.Clear();
-        foreach (ulong head in heads) _resends.Enqueue(head, nowMicros);
+        foreach (Begun one in all) _resends.Enqueue(one, nowMicros);
+        while (_firstResends.TryDequeue(out (Begun Begun, long) first)) _resends.Enqueue(first.Begun, nowMicros);
     }
 
-    bool IsAnyResendDue(long nowMicros) => _resends.TryPeek(out _, out long dueMicros) && (dueMicros <= nowMicros || nowMicros < _lastNowMicros);
+    bool IsAnyResendDue(long nowMicros) =>
+        (_resends.TryPeek(out _, out long dueMicros) && (dueMicros <= nowMicros || nowMicros < _lastNowMicros))
+        || (_firstResends.TryPeek(out (Begun, long DueMicros) first) && (first.DueMicros <= nowMicros || nowMicros < _lastNowMicros));
 
     /// <summary>One of its commands was decided after all; it is answered when none is left and all is durable.</summary>
     void End(CommandRequest request, ulong sequence)
@@ -283,29 +344,28 @@ public sealed partial class PartitionCore
 
     void HandleVote(in Message message)
     {
-        if (!_rounds.TryGetValue(message.Attempt, out Round? round)) return;
-        Attempt attempt = State.Attempts.Find(message.Attempt)!;
+        if (RoundOf(message.Attempt) is not Round round) return;
         int index = round.IndexOf(message.From);
-        if (index >= 0 && round.Sides[index].HasVoted && Injected.Is(PartitionDefect.VoteCountedTwice)) index = round.Sides.FindIndex(static side => !side.HasVoted);
-        if (index < 0 || round.Sides[index].HasVoted || attempt.IsDecided) return;
-        round.Sides[index] = round.Sides[index] with { HasVoted = true, HasRefused = message.Vote.IsRefusal };
-        if (message.Vote.IsRefusal && (!round.Lowest.IsRefusal || (message.Vote.Precedes(round.Lowest) && !Injected.Is(PartitionDefect.FirstRefusalHeardWins)))) round.Lowest = message.Vote;
-        if (round.AllVoted) Conclude(attempt, round, round.Lowest, null);
+        if (index >= 0 && round.Sides.Span[index].HasVoted && Injected.Is(PartitionDefect.VoteCountedTwice)) index = Array.FindIndex(round.Sides.Span.ToArray(), static side => !side.HasVoted);
+        if (index < 0 || round.Attempt.IsDecided) return;
+        ref Side side = ref round.Sides.Span[index];
+        if (side.HasVoted) return;
+        Vote vote = message.Vote;
+        (side.HasVoted, side.HasRefused) = (true, vote.IsRefusal);
+        if (vote.IsRefusal && (!round.Lowest.IsRefusal || (vote.Precedes(round.Lowest) && !Injected.Is(PartitionDefect.FirstRefusalHeardWins)))) round.Lowest = vote;
+        if (round.AllVoted) Conclude(round, round.Lowest, null);
     }
 
-    void Conclude(Attempt attempt, Round round, in Vote vote, string? by)
+    void Conclude(Round round, in Vote vote, string? by)
     {
-        ulong head = attempt.Sequence;
-        _machine.Conclude(attempt, vote, by, _batch!);
+        Begun begun = new(round, round.Head);
+        _machine.Conclude(round.Attempt, vote, by, _batch!);
         Tally.Add(vote.Outcome);
-        for (int i = 0; i < round.Sides.Count; i++)
-        {
-            if (round.Sides[i].HasRefused) round.Sides[i] = round.Sides[i] with { IsDone = true };
-        }
+        foreach (ref Side side in round.Sides.Span) side.IsDone |= side.HasRefused;
 
-        if (round.AllDone) Finish(attempt, round);
-        else Say(head, State.LastSequence);
-        if (Injected.Is(PartitionDefect.AnsweredAtDecision) && _rounds.ContainsKey(head)) Answer(round, StateMachine.DecisionOf(attempt, null));
+        if (round.AllDone) Finish(round);
+        else Say(begun, State.LastSequence);
+        if (Injected.Is(PartitionDefect.AnsweredAtDecision) && begun.IsUnderWay) Answer(round, StateMachine.DecisionOf(round.Attempt, null));
     }
 
     void HandleDecision(in Message message)
@@ -339,41 +399,39 @@ public sealed partial class PartitionCore
 
     void HandleAcknowledgement(in Message message)
     {
-        if (!_rounds.TryGetValue(message.Attempt, out Round? round)) return;
-        Attempt attempt = State.Attempts.Find(message.Attempt)!;
+        if (RoundOf(message.Attempt) is not Round round) return;
         int index = round.IndexOf(message.From);
         // Before the decision, a participant can only repeat what became of another attempt.
-        if (index < 0 || !attempt.IsDecided) return;
+        if (index < 0 || !round.Attempt.IsDecided) return;
         // Said again by a side that has forgotten since, it does not undo where that was.
-        if (round.Sides[index] is { IsDone: true } side && (side.HasRefused || side.Sequence != 0 || message.Sequence == 0)) return;
-        round.Sides[index] = round.Sides[index] with { IsDone = true, Sequence = message.Sequence };
-        if (round.AllDone) Finish(attempt, round);
+        ref Side side = ref round.Sides.Span[index];
+        if (side.IsDone && (side.HasRefused || side.Sequence != 0 || message.Sequence == 0)) return;
+        (side.IsDone, side.Sequence) = (true, message.Sequence);
+        if (round.AllDone) Finish(round);
     }
 
     /// <summary>Every side shows it: whoever waits is answered.</summary>
-    void Finish(Attempt attempt, Round round)
+    void Finish(Round round)
     {
+        Attempt attempt = round.Attempt;
         _parts.Clear();
         if (attempt.Status == AttemptStatus.Committed) _parts.Add(new Part(State.Partition, attempt.LastSequence));
-        foreach (Side side in round.Sides)
+        foreach (ref readonly Side side in round.Sides.Span)
         {
             if (attempt.Status == AttemptStatus.Committed && side.Sequence != 0) _parts.Add(new Part(side.Partition, side.Sequence));
         }
 
         Decision decision = StateMachine.DecisionOf(attempt, _parts.Count > 0 ? [.. _parts] : null);
-        ulong head = attempt.Sequence;
         _machine.Finish(attempt, System.Runtime.InteropServices.CollectionsMarshal.AsSpan(_parts), _batch!);
         Answer(round, decision);
-        _finished[head] = State.LastSequence;
-        _finishedInOrder.Enqueue(head);
-        _rounds.Remove(head);
-        round.Sides.Clear();
-        _spareRounds.Push(round);
+        (round.Attempt, round.FinishedSequence) = (null!, State.LastSequence);
+        _finished.Enqueue(round);
+        _roundsCount--;
     }
 
     void Answer(Round round, in Decision decision)
     {
-        foreach ((CommandRequest request, int index, bool isOwner) in round.Waiters)
+        foreach ((CommandRequest request, int index, bool isOwner) in round.Waiters.Span)
         {
             if (!isOwner)
             {
@@ -400,14 +458,13 @@ public sealed partial class PartitionCore
             return;
         }
 
-        if (_rounds.TryGetValue(request.Attempt, out Round? round))
+        if (RoundOf(request.Attempt) is Round round)
         {
-            Attempt attempt = State.Attempts.Find(request.Attempt)!;
-            request.IsAborted = !attempt.IsDecided;
-            if (!attempt.IsDecided)
+            request.IsAborted = !round.Attempt.IsDecided;
+            if (!round.Attempt.IsDecided)
             {
-                Conclude(attempt, round, new Vote { Outcome = Outcome.Aborted }, request.By);
-                if (_rounds.ContainsKey(request.Attempt)) Answer(round, StateMachine.DecisionOf(attempt, null));
+                Conclude(round, new Vote { Outcome = Outcome.Aborted }, request.By);
+                if (round.FinishedSequence == 0) Answer(round, StateMachine.DecisionOf(round.Attempt, null));
             }
         }
 
@@ -415,24 +472,25 @@ public sealed partial class PartitionCore
     }
 
     /// <summary>Says what is to be said of an attempt once all up to a sequence is durable.</summary>
-    void Say(ulong head, ulong sequence) => _toSpeak.Enqueue((head, Injected.Is(PartitionDefect.PrepareBeforeDurable) || Injected.Is(PartitionDefect.DecisionBeforeDurable) ? 0 : sequence));
+    void Say(Begun begun, ulong sequence) => _toSpeak.Enqueue((begun, Injected.Is(PartitionDefect.PrepareBeforeDurable) || Injected.Is(PartitionDefect.DecisionBeforeDurable) ? 0 : sequence));
 
     void Speak(ulong flushed)
     {
         while (_replies.TryPeek(out (Message Message, ulong Sequence) reply) && (reply.Sequence <= flushed || Injected.Is(PartitionDefect.VoteBeforeDurable))) Outgoing.Add(_replies.Dequeue().Message);
-        while (_toSpeak.TryPeek(out (ulong Head, ulong Sequence) one) && one.Sequence <= flushed)
+        while (_toSpeak.TryPeek(out (Begun Begun, ulong Sequence) one) && one.Sequence <= flushed)
         {
             _toSpeak.Dequeue();
-            if (_rounds.TryGetValue(one.Head, out Round? round)) Speak(State.Attempts.Find(one.Head)!, round, flushed);
+            if (one.Begun.IsUnderWay) Speak(one.Begun.Round, flushed);
         }
     }
 
-    void Speak(Attempt attempt, Round round, ulong flushed)
+    void Speak(Round round, ulong flushed)
     {
+        Attempt attempt = round.Attempt;
         // What was decided meanwhile is said when that is durable.
         if (attempt.LastSequence > flushed && !Injected.Is(PartitionDefect.DecisionBeforeDurable)) return;
         if (attempt.Sequence > flushed && !Injected.Is(PartitionDefect.PrepareBeforeDurable)) return;
-        foreach (Side side in round.Sides)
+        foreach (ref readonly Side side in round.Sides.Span)
         {
             if (attempt.IsDecided ? side.IsDone : side.HasVoted) continue;
             Outgoing.Add(new Message
@@ -455,21 +513,28 @@ public sealed partial class PartitionCore
     /// <param name="spokenOf">The one that it is spoken to about now.</param>
     ulong LowWaterFor(int participant, ulong spokenOf, ulong flushed)
     {
-        while (_finishedInOrder.TryPeek(out ulong finished) && _finished[finished] <= flushed) _finished.Remove(_finishedInOrder.Dequeue());
-        PriorityQueue<ulong, ulong> open = _openOf[participant];
-        for (; open.TryPeek(out ulong head, out _); open.Dequeue())
+        while (_finished.TryPeek(out Round? finished) && finished.FinishedSequence <= flushed)
         {
-            if (IsOpen(head, participant, flushed)) return head;
+            _finished.Dequeue();
+            finished.Head = 0;
+            finished.Sides.Clear();
+            _spareRounds.Push(finished);
+        }
+
+        Queue<Begun> open = _openOf[participant];
+        for (; open.TryPeek(out Begun first); open.Dequeue())
+        {
+            if (IsOpen(first, participant, flushed)) return first.Head;
         }
 
         return spokenOf;
     }
 
-    bool IsOpen(ulong head, int participant, ulong flushed)
+    bool IsOpen(Begun begun, int participant, ulong flushed)
     {
-        if (!_rounds.TryGetValue(head, out Round? round)) return _finished.GetValueOrDefault(head) > flushed;
-        Attempt attempt = State.Attempts.Find(head)!;
-        Side side = round.Sides[round.IndexOf(participant)];
+        if (!begun.IsUnderWay) return begun.IsKept && begun.Round.FinishedSequence > flushed;
+        Attempt attempt = begun.Round.Attempt;
+        Side side = begun.Round.Sides.Span[begun.Round.IndexOf(participant)];
         // Asked again after a restart, it must find what it refused, and who was not heard what comes next; where it ended is of less use.
         bool isNeeded = attempt.IsDecided ? !side.IsDone || attempt.LastSequence > flushed : !side.HasVoted || side.HasRefused;
         return isNeeded || (attempt.Status != AttemptStatus.Aborted && _openOf[participant].Count <= _rememberedMax);
@@ -477,9 +542,10 @@ public sealed partial class PartitionCore
 
     void AbandonAttempts()
     {
-        foreach (Round round in _rounds.Values)
+        foreach (Begun begun in _begun)
         {
-            foreach ((CommandRequest request, _, _) in round.Waiters) request.Complete(RequestStatus.UnavailableUnknown);
+            if (!begun.IsUnderWay) continue;
+            foreach ((CommandRequest request, _, _) in begun.Round.Waiters.Span) request.Complete(RequestStatus.UnavailableUnknown);
         }
 
         foreach ((CommandRequest request, _) in _retries) request.Complete(RequestStatus.UnavailableUnknown);

@@ -115,6 +115,55 @@ public sealed class CommitTests
         Assert.True(blocked.IsEnded);
     }
 
+    /// <summary>Excludes: of the homes that use one id at the same time, one that is not found any more once another has finished, or is still found once it has finished itself.</summary>
+    [Theory]
+    [InlineData(0, 1, 2)]
+    [InlineData(1, 2, 0)]
+    [InlineData(2, 0, 1)]
+    public void Homes_that_use_one_id_at_the_same_time_do_not_know_of_each_other(params int[] order)
+    {
+        string[] homes = [.. Enumerable.Range(0, 100).Select(i => $"a{i}").Where(name => AccountName.Parse(name).PartitionOf(2) == 0).Take(3)];
+        foreach (string home in homes)
+        {
+            Ask(TestLedger.Change(CommandKind.OpenAccount, home));
+            Ask(TestLedger.Transfer(1, "@world", home, "10.00"));
+        }
+
+        Assert.Empty(Flush(Fill()));
+        for (int round = 0; round < 2; round++)
+        {
+            // Rounds and attempts of the first time are used again the second time.
+            UInt128 id = 7 + (UInt128)round;
+            CommandRequest[] asked = [.. homes.Select(home => Ask(TestLedger.Transfer(id, home, In(1), "1.00")))];
+            Message[] prepares = [.. Flush(Fill())];
+            Assert.Equal(3, prepares.Select(message => message.Attempt).Distinct().Count());
+            Assert.Equal(homes, prepares.Select(message => message.Preparation!.Postings[0].Account.ToString()));
+            List<int> finished = [];
+            foreach (int one in order)
+            {
+                CommandRequest[] again = [.. homes.Select(home => Ask(TestLedger.Transfer(id, home, In(1), "1.00")))];
+                Assert.Empty(Flush(Fill()));
+                for (int home = 0; home < 3; home++)
+                {
+                    Assert.Equal(finished.Contains(home), again[home].IsEnded);
+                    if (finished.Contains(home)) Assert.Equal(Outcome.Duplicate, again[home].Decisions[0].Outcome);
+                }
+
+                Assert.Equal(3 - finished.Count, _core.State.Attempts.FindAll(id).Count());
+                _core.Receive(new Message { Kind = MessageKind.Vote, From = 1, To = 0, Attempt = prepares[one].Attempt });
+                Assert.True(Assert.Single(Flush(Fill())).IsCommit);
+                _core.Receive(new Message { Kind = MessageKind.Acknowledgement, From = 1, To = 0, Attempt = prepares[one].Attempt, Sequence = 1 });
+                Assert.Empty(Flush(Fill()));
+                Flush(Fill());
+                Assert.True(asked[one].IsEnded && again[one].IsEnded);
+                Assert.Equal((Outcome.Done, Outcome.Duplicate), (asked[one].Decisions[0].Outcome, again[one].Decisions[0].Outcome));
+                finished.Add(one);
+            }
+
+            Assert.Equal((0, 0), (_core.State.Attempts.OwnCount, _core.UndecidedCount));
+        }
+    }
+
     /// <summary>Excludes: a clock that was set back by an hour, and commits of which nobody speaks for an hour.</summary>
     [Fact]
     public void A_clock_that_is_set_back_keeps_no_commit_waiting()
