@@ -355,7 +355,7 @@ public sealed class Attempts
     /// <summary>What is not finished of what this partition coordinates, and what it still remembers of others'; in the order of their heads.</summary>
     public IEnumerable<Attempt> All => _bySequence.Values.OrderBy(a => a.Sequence);
 
-    /// <summary>The one that was found last: mostly it is asked for again at once. One that is over has no head.</summary>
+    /// <summary>The one that was found last: mostly it is asked for again at once.</summary>
     Attempt? _last;
 
     public Attempt? Find(ulong head)
@@ -450,6 +450,12 @@ public sealed class Attempts
         if (attempt.PreviousSameId is Attempt previous) previous.NextSameId = attempt.NextSameId;
         else if (attempt.NextSameId is Attempt now) _ownById[attempt.TransactionId] = now;
         else _ownById.Remove(attempt.TransactionId);
+        Forget(attempt);
+    }
+
+    void Forget(Attempt attempt)
+    {
+        if (_last == attempt) _last = null;
         attempt.Clear();
         _spare.Push(attempt);
     }
@@ -474,8 +480,7 @@ public sealed class Attempts
             if (first.Status == AttemptStatus.Prepared) continue;
             _ofOthers.Remove((coordinator, attempt));
             _bySequence.Remove(first.Sequence);
-            first.Clear();
-            _spare.Push(first);
+            Forget(first);
         }
     }
 

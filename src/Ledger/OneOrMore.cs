@@ -40,7 +40,7 @@ public struct OneOrMore<T>
         }
 
         all[kept..].Clear();
-        if (count > 1 && kept <= 1) _one = all[0];
+        if (count > 1 && kept <= 1) (_one, all[0]) = (all[0], default!);
         Count = kept;
     }
 

@@ -194,7 +194,8 @@ public sealed partial class PartitionCore
             open.Enqueue(begun);
         }
 
-        (round.Head, round.Attempt, round.FinishedSequence, round.Lowest, round.ResendMicros, round.IsTakenUp) = (attempt.Sequence, attempt, 0, attempt.Vote, ResendMicros, false);
+        (round.Head, round.Attempt, round.FinishedSequence, round.Lowest) = (attempt.Sequence, attempt, 0, attempt.Vote);
+        (round.ResendMicros, round.WaitersLook, round.IsTakenUp) = (ResendMicros, WaitersLookMin, false);
         attempt.Companion = round;
         _roundsCount++;
         _begun.Enqueue(begun);

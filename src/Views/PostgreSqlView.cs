@@ -136,7 +136,7 @@ public sealed class PostgreSqlView : SqlView
             _entriesCopy.Numeric(row.Held, decimals);
             if (row.Counterparty == 0) _entriesCopy.Null();
             else _entriesCopy.Utf8(state.Names.Utf8(row.Counterparty));
-            _entriesCopy.Uuid(row.TransactionId);
+            _entriesCopy.Uuid(row.TransactionId, isNullable: row.Kind == EventKind.Expired);
         }
     }
 

@@ -144,13 +144,13 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
             int decimals = state.Decimals(row.Currency);
             statements.Entry
                 .Number(batch.Partition).Number((long)row.Position).Time(row.TimeMicros).Text(NameOf(row.Kind)).Name(state, row.Account).Text(state.CurrencyCode(row.Currency)).Amount(row.Amount, decimals)
-                .Amount(row.Posted, decimals).Amount(row.Held, decimals).Name(state, row.Counterparty).Uuid(row.TransactionId).Run();
+                .Amount(row.Posted, decimals).Amount(row.Held, decimals).Name(state, row.Counterparty).Uuid(row.TransactionId, isNullable: row.Kind == EventKind.Expired).Run();
         }
 
         foreach (ref readonly TransferRow row in CollectionsMarshal.AsSpan(batch.Transfers))
         {
             statements.Transfer
-                .Number(batch.Partition).Number((long)row.Position).Number(row.Posting).Uuid(row.TransactionId).Number(row.Origin.Partition).Number((long)row.Origin.Position).Uuid(row.OriginalId)
+                .Number(batch.Partition).Number((long)row.Position).Number(row.Posting).Uuid(row.TransactionId, isNullable: false).Number(row.Origin.Partition).Number((long)row.Origin.Position).Uuid(row.OriginalId)
                 .Time(row.TimeMicros).Name(state, row.From).Name(state, row.To).Text(state.CurrencyCode(row.Currency)).Amount(row.Amount, state.Decimals(row.Currency)).Text(NameOf(row.Status))
                 .Text(row.Status == TransferStatus.Rejected ? NameOf(row.Refusal) : null).Text(TextOf(row.Description)).Text(TextOf(row.Metadata)).Text(MembersOf(row.Metadata)).Run();
         }
@@ -293,10 +293,10 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
 
         public Statement Amount(Int128 minor, int decimals) => Text(Ledger.Amount.Format(minor, decimals));
 
-        /// <param name="id">0 for none.</param>
-        public Statement Uuid(UInt128 id)
+        /// <param name="isNullable">Whether 0 is none; else it is an id like others.</param>
+        public Statement Uuid(UInt128 id, bool isNullable = true)
         {
-            if (id == 0) return Null();
+            if (id == 0 && isNullable) return Null();
             Span<byte> utf8 = stackalloc byte[36];
             GuidOf(id).TryFormat(utf8, out int length);
             return Utf8(utf8[..length]);
@@ -332,8 +332,8 @@ public sealed class SqliteView(string path, int partitionsCount) : SqlView("embe
         {
             _given = 0;
             int result = raw.sqlite3_step(_statement);
-            int reset = raw.sqlite3_reset(_statement);
-            if (result != raw.SQLITE_DONE) Check(reset);
+            raw.sqlite3_reset(_statement);
+            Check(result);
             return raw.sqlite3_changes(_connection);
         }
 

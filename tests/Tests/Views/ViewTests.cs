@@ -33,6 +33,9 @@ public sealed class ViewTests(PostgreSqlServer postgreSql) : IClassFixture<Postg
         List<(Guid Id, string Home, bool IsVoid)> ids = [];
         List<(Guid Id, string Home)> holds = [], moved = [];
         foreach (string account in accounts) await server.OpenAsync(account, "500.00");
+        // An id like any other.
+        await server.TransferAsync(accounts[0], accounts[1], "0.01", id: Guid.Empty);
+        ids.Add((Guid.Empty, accounts[0], false));
         for (int i = 0; i < commands; i++)
         {
             Guid id = Guid.NewGuid();
